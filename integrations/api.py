@@ -9,7 +9,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from catalog import providers
+from integrations import capacity
 from integrations.keys import services, shapes
 from integrations.keys.identity import identity_of
 from integrations.models import Integration
@@ -89,7 +89,7 @@ class Providers(Endpoint):
     @extend_schema(operation_id="providers_list", responses=ProviderPage)
     def get(self, request: Request) -> Response:
         """List the providers that this server supports."""
-        return Response(ProviderPage({"results": list(providers.PROVIDERS.values())}).data)
+        return Response(ProviderPage({"results": list(capacity.specs().values())}).data)
 
 
 class ProviderIdentity(Endpoint):
@@ -170,7 +170,7 @@ class IntegrationAnswer(CamelSerializer):
 class NewIntegration(CamelSerializer):
     """A key to connect, or a federation in its place."""
 
-    provider = Text(one_of(providers.PROVIDERS), max_length=32)
+    provider = Text(one_of(capacity.specs()), max_length=32)
     name = serializers.CharField(max_length=120, allow_blank=True, default="")
     api_key = SecretField(required=False)
     federation = FederationIds(required=False)
@@ -202,7 +202,7 @@ class NewKey(CamelSerializer):
 class UnsavedKey(CamelSerializer):
     """A key or a federation to test. It is not stored."""
 
-    provider = Text(one_of(providers.PROVIDERS), max_length=32)
+    provider = Text(one_of(capacity.specs()), max_length=32)
     api_key = SecretField(required=False)
     federation = FederationIds(required=False)
     base_url = serializers.CharField(allow_blank=True, default="")

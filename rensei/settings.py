@@ -59,6 +59,7 @@ CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 
 # Rensei's own settings.
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
+RENSEI_E2B_BASE_URL = env.str("RENSEI_E2B_BASE_URL", default="https://api.e2b.app").rstrip("/")
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
 RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")
@@ -540,12 +541,14 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_NAME_OVERRIDES": {
         "AuthMode": "rensei.core.auth_modes.AuthMode",
+        "ConnectableProvider": "integrations.capacity.specs",
         "CostEventKind": "billing.models.CostEvent.Kind",
         "EffortLevel": "rensei.core.effort.Effort",
         "HostLogin": "rensei.orgs.models.Host.Login",
         "IntegrationStatus": "integrations.models.Integration.Status",
         "Lifecycle": "catalog.models.CatalogEntry.Lifecycle",
         "MessageRole": [("user", "user"), ("assistant", "assistant")],
+        "ModelProvider": "catalog.providers.PROVIDERS",
         "NodeState": "rensei.workflows.models.NodeRun.State",
         "Payer": "rensei.core.auth_modes.Payer",
         "PoolProvider": "rensei.dispatch.models.CapacityPool.Provider",

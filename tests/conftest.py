@@ -27,7 +27,7 @@ from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 from rensei.tokens.services import create_token
 from rensei.tokens.unknown_tokens import unknown_run_tokens, unknown_tokens
-from tests import factories
+from tests import e2b_stand_in, factories
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
 hypothesis.settings.register_profile(
@@ -72,6 +72,20 @@ def _folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _folder(_folders: Path) -> Path:
     """A folder for the files of a test's installation. `tmp_path` takes longer to make, and most tests need none."""
     return Path(tempfile.mkdtemp(dir=_folders))
+
+
+@pytest.fixture(scope="session")
+def stand_in_for_all() -> Iterator[e2b_stand_in.StandIn]:
+    with e2b_stand_in.running() as stand_in:
+        yield stand_in
+
+
+@pytest.fixture
+def stand_in(stand_in_for_all: e2b_stand_in.StandIn, settings: Any) -> Iterator[e2b_stand_in.StandIn]:
+    """E2B, as the settings name it."""
+    settings.RENSEI_E2B_BASE_URL = stand_in_for_all.url
+    yield stand_in_for_all
+    stand_in_for_all.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,7 @@ def ask(kind: str, *, target: str, reason: str, operator: User) -> BreakGlass:
         row.provider = key.provider
     else:
         row.target = _clean_address(row.target)
-        (row.provider,) = ADAPTERS
+        row.provider = _provider_at(row.target)
     with durable():
         row.save(force_insert=True)
         _record(operator, "break_glass.asked", row)
@@ -222,6 +222,13 @@ def _find(target: str) -> Integration | PlatformKey:
         if found is not None:
             return found
     raise FieldError(pointer="/target", reason="There is no integration and no platform key with this id.")
+
+
+def _provider_at(address: str) -> str:
+    """Return the provider whose default address this server is set to use, or that of models, which it will be."""
+    waiting = {configured: provider for provider, configured in default_address.unapproved()}
+    (of_models,) = ADAPTERS
+    return waiting.get(address, of_models)
 
 
 def _clean_address(text: str) -> str:

@@ -7,8 +7,8 @@ approved; otherwise, one line in one operator's environment would redirect the k
 
 from django.conf import settings
 
+from integrations import capacity
 from integrations.models import DefaultAddress
-from integrations.providers.base import ADAPTERS
 from integrations.vault.errors import AddressChanged, CredentialUnreadable
 from rensei.audit.record import record_system
 from rensei.core.clock import database_now
@@ -24,7 +24,7 @@ def require_approved(provider: str) -> str:
 
     :raises CredentialUnreadable: if it was changed, and the change was not approved
     """
-    address = ADAPTERS[provider].default_base_url()
+    address = capacity.connectable(provider).default_base_url()
     if (provider, address) not in _approved and not settings.RENSEI_SIMULATED:
         if not _is_noted(provider, address):
             raise CredentialUnreadable(
@@ -37,7 +37,7 @@ def require_approved(provider: str) -> str:
 def unapproved() -> list[tuple[str, str]]:
     """List the providers with the address that this process has and that was not approved."""
     noted = dict(DefaultAddress.objects.values_list("provider", "base_url"))
-    found = [(provider, ADAPTERS[provider].default_base_url()) for provider in ADAPTERS]
+    found = [(provider, capacity.connectable(provider).default_base_url()) for provider in capacity.specs()]
     return [
         (provider, address)
         for provider, address in found

@@ -8,6 +8,7 @@ from django.db import transaction
 from django.db.models import OuterRef, Q, Subquery
 from django.utils import timezone
 
+from catalog.providers import PROVIDERS
 from integrations.keys import default_address, shapes
 from integrations.models import PlatformKey
 from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
@@ -44,13 +45,13 @@ def add_platform_key(
     :raises AlreadyExists: if the pool has a key with that name
     :raises CredentialUnreadable: if the vault cannot seal now
     """
-    shapes.clean_provider(provider)
+    shapes.clean_provider(provider, known=PROVIDERS)
     check_pool(pool=pool, model_ids=model_ids, max_tokens_cap=max_tokens_cap)
     key = PlatformKey(
         provider=provider,
         pool=pool,
         name=clean_name(name),
-        workspace_id=shapes.clean_workspace_id(workspace_id),
+        workspace_id=shapes.clean_workspace_id(workspace_id, provider=provider),
         model_ids=list(model_ids),
         max_tokens_cap=max_tokens_cap,
         weight=weight,
@@ -108,7 +109,7 @@ def replace_key(
     :raises CredentialUnreadable: if the vault cannot seal now
     """
     key.secret_version += 1
-    key.workspace_id = shapes.clean_workspace_id(workspace_id)
+    key.workspace_id = shapes.clean_workspace_id(workspace_id, provider=key.provider)
     _seal(key, shapes.clean_given(shapes.one_given(api_key, federation), provider=key.provider))
     key.key_created_at = timezone.now()
     key.health, key.cooling_until, key.last_error = PlatformKey.Health.HEALTHY, None, None
@@ -157,9 +158,11 @@ def check_new_key(
     :raises FieldError: if the provider is unknown or the key has the wrong format
     :raises KeyKindRefused: if it is a key of another kind
     """
-    shapes.clean_provider(provider)
+    shapes.clean_provider(provider, known=PROVIDERS)
     given = shapes.clean_given(shapes.one_given(api_key, federation), provider=provider)
-    unsaved = PlatformKey(provider=provider, pool=pool, workspace_id=shapes.clean_workspace_id(workspace_id))
+    unsaved = PlatformKey(
+        provider=provider, pool=pool, workspace_id=shapes.clean_workspace_id(workspace_id, provider=provider)
+    )
     unsaved.id = ""
     return ADAPTERS[provider].test_connection(credential=_credential(unsaved, given))
 

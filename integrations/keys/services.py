@@ -5,10 +5,10 @@ from datetime import datetime, timedelta
 
 from django.db.models import ProtectedError, Q
 
-from catalog import providers
+from integrations import capacity
 from integrations.keys import credentials, shapes, tests_at_once
 from integrations.models import Integration
-from integrations.providers.base import ADAPTERS, Credential, Federation, Given, Verdict
+from integrations.providers.base import Credential, Federation, Given, Verdict
 from integrations.vault.openings import UNEXPLAINED, Reason, Why
 from rensei.audit.record import record
 from rensei.core.errors import AlreadyExists, FieldError, InUse, NotFound, RenseiError, Said
@@ -91,7 +91,7 @@ def add_integration(
         provider=provider,
         name=clean_name(name) if name.strip() else "",
         base_url=base_url,
-        workspace_id=shapes.clean_workspace_id(workspace_id),
+        workspace_id=shapes.clean_workspace_id(workspace_id, provider=provider),
         created_by=access.user,
     )
     credentials.seal_key(integration, given)
@@ -142,7 +142,7 @@ def update_integration(
     if _move(integration, base_url=base_url, api_key=api_key):
         changed.update({"base_url"}, REPLACED_FIELDS)
     if workspace_id is not None and workspace_id != integration.workspace_id:
-        workspace_id = shapes.clean_workspace_id(workspace_id)
+        workspace_id = shapes.clean_workspace_id(workspace_id, provider=integration.provider)
         credentials.change_workspace(integration, workspace_id=workspace_id, actor=access.user.email)
         changed.update({"workspace_id"}, credentials.SEALED_FIELDS, credentials.VERDICT_FIELDS)
     if remind_after_days != UNCHANGED:
@@ -261,7 +261,7 @@ def check_connection(
         org=access.org,
         provider=provider,
         base_url=base_url,
-        workspace_id=shapes.clean_workspace_id(workspace_id),
+        workspace_id=shapes.clean_workspace_id(workspace_id, provider=provider),
     )
     return _test(access, candidate, given)
 
@@ -370,7 +370,7 @@ def _require_unique(integration: Integration, others: list[Integration]) -> None
 
 
 def _free_name(others: list[Integration], *, provider: str) -> str:
-    name = providers.PROVIDERS[provider].display_name
+    name = capacity.specs()[provider].display_name
     taken = {other.name for other in others}
     numbered = (f"{name} {number}" for number in range(2, len(taken) + 3))
     return next(candidate for candidate in (name, *numbered) if candidate not in taken)
@@ -402,4 +402,4 @@ def _call(access: Access, integration: Integration, credential: Credential) -> V
     """:raises RateLimited: if the caller tests too often, or too many tests of the organization are in progress"""
     with tests_at_once.under_way(integration.org_id):
         spend_sensitive(access)
-        return ADAPTERS[integration.provider].test_connection(credential=credential)
+        return capacity.connectable(integration.provider).test_connection(credential=credential)

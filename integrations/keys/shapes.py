@@ -1,8 +1,9 @@
 """The formats of submitted keys, addresses and ids, and which part of a key may be shown afterwards."""
 
 import re
+from collections.abc import Collection
 
-from catalog import providers
+from integrations import capacity
 from integrations.outbound.http import check_base_url
 from integrations.providers.base import ADAPTERS, Federation, Given
 from rensei.core.errors import FieldError
@@ -18,11 +19,12 @@ REMIND_AFTER_DAYS_MAX = 3650
 WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
 
 
-def clean_provider(provider: str) -> str:
+def clean_provider(provider: str, *, known: Collection[str] = ()) -> str:
     """:raises FieldError: if the provider is unknown"""
-    if provider not in providers.PROVIDERS:
-        known = ", ".join(sorted(providers.PROVIDERS))
-        raise FieldError(pointer="/provider", reason=f"There is no such provider. Known here: {known}.")
+    known = known or capacity.specs()
+    if provider not in known:
+        names = ", ".join(sorted(known))
+        raise FieldError(pointer="/provider", reason=f"There is no such provider. Known here: {names}.")
     return provider
 
 
@@ -48,7 +50,7 @@ def clean_key(api_key: Secret, *, provider: str, base_url: str = "") -> Secret:
             reason="A key has 20 to 512 visible characters, without blanks or line breaks inside. Paste it again.",
         )
     key = Secret(text)
-    ADAPTERS[provider].check_key(key, base_url=base_url)
+    capacity.connectable(provider).check_key(key, base_url=base_url)
     return key
 
 
@@ -69,7 +71,7 @@ def clean_given(given: Given, *, provider: str, base_url: str = "") -> Given:
     """
     if isinstance(given, Secret):
         return clean_key(given, provider=provider, base_url=base_url)
-    if not providers.PROVIDERS[provider].federation_audience:
+    if not capacity.specs()[provider].federation_audience:
         raise FieldError(pointer="/federation", reason="This provider offers no federation. Connect a key.")
     require_no_base_url(base_url)
     ADAPTERS[provider].check_federation(given)
@@ -103,9 +105,11 @@ def clean_base_url(base_url: str, *, provider: str, org_slug: str) -> str:
     :raises FieldError: if it is empty and the provider has no address of its own
     :raises BaseUrlRefused: if keys must not be sent to that address
     """
+    if base_url.strip() and provider in capacity.CAPACITY:
+        raise FieldError(pointer="/baseUrl", reason="This provider has one address. Leave the base URL empty.")
     if base_url.strip():
         return check_base_url(base_url.strip(), org_slug=org_slug)
-    if providers.PROVIDERS[provider].requires_endpoint:
+    if capacity.specs()[provider].requires_endpoint:
         raise FieldError(pointer="/baseUrl", reason="This provider has no address of its own. Give the base URL.")
     return ""
 
@@ -117,9 +121,11 @@ def clean_reminder(days: int | None) -> int | None:
     return days
 
 
-def clean_workspace_id(workspace_id: str) -> str:
-    """:raises FieldError: if it is not a possible workspace id"""
+def clean_workspace_id(workspace_id: str, *, provider: str) -> str:
+    """:raises FieldError: if it is not a possible workspace id, or the provider has no workspaces"""
     workspace_id = workspace_id.strip()
+    if workspace_id and provider in capacity.CAPACITY:
+        raise FieldError(pointer="/workspaceId", reason="This provider has no workspaces. Leave it empty.")
     if not WORKSPACE_SHAPE.fullmatch(workspace_id):
         raise FieldError(
             pointer="/workspaceId", reason="A workspace id has up to 120 letters, digits, hyphens and underscores."

@@ -55,6 +55,8 @@ FIXES = {
     "AGENT_FAILED": AGAIN,
     "AGENT_PROGRAM_UNAVAILABLE": OPERATOR,
     "POOL_CANNOT_REACH_SERVER": OPERATOR,
+    "POOL_CREDENTIAL_REFUSED": Fix("Test the key", "integrations"),
+    "POOL_FULL": AGAIN,
     "PROFILE_REQUIRED": Fix("Choose a default profile", "profiles"),
     "MODEL_NOT_IN_CATALOG": Fix("Add the model", "catalog-create", else_page="catalog"),
     "MODEL_RETIRED": Fix("Switch to another model", "profiles"),

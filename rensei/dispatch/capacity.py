@@ -5,8 +5,11 @@ from typing import Any
 
 from django.db.models import Count, Q
 
+from rensei.core.errors import RenseiError
 from rensei.dispatch import pools
 from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.pools import accounts
+from rensei.dispatch.pools.accounts import CLOUDS
 from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.orgs.access import Access
 
@@ -41,10 +44,11 @@ class PoolState:
 
 
 def of_org(access: Access) -> list[PoolState]:
-    """List the pools of the caller's organization, the built-in ones first."""
+    """List the pools of the caller's organization: the built-in ones, those of connected accounts, and its own."""
     counts = _live_runs(access)
-    refusals = {provider_id: pools.refusal_of(provider_id) for provider_id in CapacityPool.Provider.values}
-    named = [(name, name, True) for name in BUILT_IN]
+    refusals = {provider_id: pools.refusal_of(access.org, provider_id) for provider_id in CapacityPool.Provider.values}
+    connected = [name for name in sorted(CLOUDS) if accounts.is_connected(access.org, name)]
+    named = [(name, name, True) for name in (*BUILT_IN, *connected)]
     named += visible_pools(access).order_by("name").values_list("name", "provider_id", "active")
     return [
         _state(name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
@@ -53,9 +57,9 @@ def of_org(access: Access) -> list[PoolState]:
 
 
 def _state(
-    name: str, provider_id: str, is_active: bool, *, refusal: str, counts: dict[str, dict[str, Any]]
+    name: str, provider_id: str, is_active: bool, *, refusal: RenseiError | None, counts: dict[str, dict[str, Any]]
 ) -> PoolState:
-    state, reason = (ACTIVE, None) if not refusal else (UNAVAILABLE, refusal)
+    state, reason = (ACTIVE, None) if refusal is None else (UNAVAILABLE, refusal.cause)
     if not is_active:
         state, reason = INACTIVE, f"The pool '{name}' is not active."
     found = counts.get(name, {})

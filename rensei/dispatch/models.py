@@ -113,6 +113,8 @@ class Run(models.Model):
     pool = models.CharField(max_length=63, default="local")
     # Whether a sandbox carries it out. Those and the other runs are claimed separately.
     in_sandbox = models.BooleanField(default=False, db_default=False)
+    # Whether that sandbox is one of a capacity provider's, so that a worker needs no isolation of its own.
+    in_cloud = models.BooleanField(default=False, db_default=False)
     # Whether a program calls for it, as often as it needs. Its definition is a part of the input.
     is_agent = models.BooleanField(default=False, db_default=False)
     # What the caller lets the run cost, and the most that one of its calls may cost. Null: the caller has not said.
@@ -346,6 +348,9 @@ class Sandbox(models.Model):
     # When the program of an agent is stopped, and a call that it is making with it.
     ends_at = models.DateTimeField(null=True)
     ended_at = models.DateTimeField(null=True)
+    # The gateway's last refusal before a call, and the first for the run's cost. A worker's relay knows them itself.
+    refusal = models.JSONField(null=True)
+    cap_refusal = models.JSONField(null=True)
 
     objects = OrgScopedQuerySet.as_manager()
 

@@ -24,7 +24,7 @@ from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import NOTHING
 from rensei.dispatch import agents, run_caps
-from rensei.dispatch.models import Attempt, Run, Sandbox
+from rensei.dispatch.models import Attempt, CapacityPool, Run, Sandbox
 from rensei.orgs.access import Access
 from rensei.orgs.models import Membership, Role
 from rensei.orgs.scopes import Scope
@@ -60,6 +60,8 @@ class RunToken:
     pk: str
     run: Run
     request_digest: str
+    # Whether a relay of the worker passes on its requests, and knows what became of them.
+    is_relayed: bool
     project_id: int | None
     expires_at: datetime | None
     host_id: str | None = None
@@ -150,11 +152,21 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
             pk=found.id,
             run=found.run,
             request_digest=found.request_digest,
+            is_relayed=found.provider_id == CapacityPool.Provider.SANDBOX,
             project_id=found.run.project_id,
             expires_at=found.run.deadline_at,
         ),
         address=address,
     )
+
+
+def note_refusal(token: RunToken, refusal: RenseiError) -> None:
+    """Keep why the gateway refused a request before a call: no error of a run is in the words of its program."""
+    said = {"code": refusal.code, "message": refusal.detail_for_gateway}
+    own = Sandbox.objects.filter(id=token.id, ended_at=None)
+    own.update(refusal=said)
+    if refusal.code == run_caps.RunCostExceeded.code:
+        own.filter(cap_refusal__isnull=True).update(cap_refusal=said)
 
 
 def end(sandbox: Sandbox) -> bool:
@@ -211,7 +223,9 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
     else:
         _require_unanswered(run, now=attempt.started_at)
     in_time = Q(ends_at=None) | Q(ends_at__gt=attempt.started_at)
-    if not Sandbox.objects.filter(in_time, id=sandbox_id, calls_left__gt=0).update(calls_left=F("calls_left") - 1):
+    if not Sandbox.objects.filter(in_time, id=sandbox_id, calls_left__gt=0).update(
+        calls_left=F("calls_left") - 1, refusal=None
+    ):
         raise RunTokenUsedUp(run=run.id, reason="it has made all calls that it may make, or its time is over")
     run.attempt_count += 1
     run.credential_id = attempt.credential_id

@@ -13,8 +13,10 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from contextlib import closing
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
@@ -32,12 +34,13 @@ from integrations.vault import openings
 from integrations.vault.openings import Reason, Why
 from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed
 from rensei.core.auth_modes import AuthMode
-from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RenseiError, database_refusal
+from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RateLimited, RenseiError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.core.json_body import work_of
+from rensei.core.limits import limit
 from rensei.core.proxies import address_of
-from rensei.dispatch import token_rate
+from rensei.dispatch import run_tokens, token_rate
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.admission.unknown_parts import Names
@@ -73,6 +76,19 @@ COLLECT_SECONDS = 300.0
 COLLECT_LOOK_SECONDS = 0.5
 # For the end of the calls that are stopped at a shutdown: their callers may read slowly.
 STOP_SECONDS_MAX = 5
+RUN_REQUESTS_MAX = limit(
+    64,
+    "requests",
+    what="Requests of a sandbox in a cloud that are not answered yet, each gateway process",
+    told="the caller: 429 `RATE_LIMITED`",
+)
+RUN_TURN_SECONDS_MAX = limit(
+    60,
+    "seconds",
+    what="Wait of a sandbox in a cloud for the end of its call before",
+    told="the caller: 429 `RATE_LIMITED`",
+)
+RUN_TURN_LOOK_SECONDS = 0.05
 
 Send = Callable[[Any], Awaitable[None]]
 Result = TypeVar("Result")
@@ -102,6 +118,9 @@ class Gateway:
         self._executor, self._watch = executor, watch
         self._limits = Limits()
         self._turns = Turns()
+        # Of the runs whose sandboxes call without a relay: one call at a time, and so many requests that wait.
+        self._turns_of_runs = Turns()
+        self._requests_of_runs: Counter[str] = Counter()
         self._threads = BodyThreads()
         self._relay = Relay(idle_seconds=settings.RENSEI_GATEWAY_IDLE_SECONDS)
         self._renewal = LeaseRenewal(owner=f"gateway:{socket.gethostname()[:40]}:{os.getpid()}", is_kept=True)
@@ -169,6 +188,8 @@ class Gateway:
             # A refusal may be cached, and its traceback would keep the body of this request as long.
             refusal.__traceback__ = None
             await upload.drop_rest()
+            if caller.run_token is not None:
+                await self._note_refusal(caller.run_token, refusal)
             await caller.answer(*answers.refusal_answer(refusal, request_id=caller.request_id))
         except DATABASE_FAULTS as fault:
             unavailable = database_refusal(fault, request_id=caller.request_id)
@@ -210,6 +231,36 @@ class Gateway:
         access = await self._callers.authenticate(
             headers, address_of(scope, forwarded=headers.get("x-forwarded-for", ""))
         )
+        if isinstance(access.token, RunToken) and not access.token.is_relayed:
+            with self._among_requests_of(access.token):
+                caller.run_token = access.token
+                await self._answer_to(access, path, method, headers, scope, receive, caller)
+        else:
+            await self._answer_to(access, path, method, headers, scope, receive, caller)
+
+    @contextmanager
+    def _among_requests_of(self, token: RunToken) -> Iterator[None]:
+        """:raises RateLimited: if the sandbox has sent too many requests that are not answered yet"""
+        if self._requests_of_runs[token.id] >= RUN_REQUESTS_MAX:
+            raise RateLimited(seconds=1, extra={"retryAfter": 1})
+        self._requests_of_runs[token.id] += 1
+        try:
+            yield
+        finally:
+            self._requests_of_runs[token.id] -= 1
+            if not self._requests_of_runs[token.id]:
+                del self._requests_of_runs[token.id]
+
+    async def _answer_to(
+        self,
+        access: Access,
+        path: str,
+        method: str,
+        headers: dict[str, str],
+        scope: MutableMapping[str, Any],
+        receive: Receive,
+        caller: Caller,
+    ) -> None:
         is_models = path.startswith(addresses.MODELS)
         _require_method(method, "GET" if is_models else "POST")
         if not (access.writes or is_models) or (isinstance(access.token, RunToken) and path != addresses.MESSAGES):
@@ -255,6 +306,13 @@ class Gateway:
                 await self._message(
                     access, route, chosen, why, body, size, others, address, headers, unknown, caller, live.hold_answer
                 )
+
+    async def _note_refusal(self, token: RunToken, refusal: RenseiError) -> None:
+        try:
+            await self._loaded(partial(run_tokens.note_refusal, token, refusal))
+        except DATABASE_FAULTS as fault:
+            # The run ends with a less exact error then.
+            logger.warning("refusal_not_noted", fault=type(fault).__name__)
 
     async def _decoded(self, headers: dict[str, str], raw: bytes, hold: Callable[[int], None], *, org_id: str) -> bytes:
         """Decompress a body, if it is compressed. Even a small one may expand to the limit, so it counts as large."""
@@ -365,7 +423,7 @@ class Gateway:
         assert task is not None
         self._live[task] = None
         try:
-            await self._admissions.submit(admitted)
+            await self._admit(admitted, caller)
             run.attempt_count = attempt.number
             seconds_left = (run.deadline_at - route.now()).total_seconds()
             live = self._live[task] = LiveCall(run, seconds_left=seconds_left)
@@ -386,6 +444,27 @@ class Gateway:
                 await call.carry(self._relay, path=address, headers=_outgoing_headers(route, headers))
         finally:
             del self._live[task]
+
+    async def _admit(self, admitted: AdmissionPlan, caller: Caller) -> None:
+        """
+        Write the rows of a call. That of a sandbox waits for the end of the one before, as a relay lets it wait.
+
+        :raises RenseiError: if it is refused
+        """
+        if caller.run_token is None:
+            await self._admissions.submit(admitted)
+            return
+        until = time.monotonic() + RUN_TURN_SECONDS_MAX
+        async with self._turns_of_runs.of(admitted.run.id):
+            while True:
+                try:
+                    await self._admissions.submit(admitted)
+                except RateLimited:
+                    if time.monotonic() >= until:
+                        raise
+                    await asyncio.sleep(RUN_TURN_LOOK_SECONDS)
+                else:
+                    return
 
     def _settle(self, access: Access, plan: SettlementPlan) -> None:
         assert access.token is not None

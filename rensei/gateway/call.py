@@ -34,6 +34,7 @@ from rensei.dispatch.modes import MODES
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.run_caps import RunCostExceeded
+from rensei.dispatch.run_tokens import RunToken
 from rensei.dispatch.settlement import outcomes, settle
 from rensei.dispatch.settlement.settle import SettlementPlan
 from rensei.gateway import answers
@@ -70,6 +71,8 @@ class Caller:
 
     def __init__(self, send: Send) -> None:
         self.has_begun = False
+        # Of a sandbox that calls without a relay, which would know of a refusal.
+        self.run_token: RunToken | None = None
         # The caller's usage of its limits. Every response includes these headers.
         self.limit_headers: Headers = []
         self._tail = b""

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from integrations.keys import services as integrations
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.secret import Secret
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
@@ -42,10 +44,21 @@ class TestCapacity:
         assert {name: (pool["state"], pool["reason"]) for name, pool in found.items()} == {
             "local": ("active", None),
             "sandbox": ("active", None),
-            "cloud": ("unavailable", "There is no e2b driver on this server."),
+            "cloud": ("unavailable", found["cloud"]["reason"]),
             "lab": ("active", None),
             "office": ("inactive", "The pool 'office' is not active."),
         }
+        assert found["cloud"]["reason"].startswith("No account at E2B is connected.")
+
+    def test_has_the_pool_of_a_connected_account(self, shown: Any, ada_access: Access, settings: Any) -> None:
+        integrations.add_integration(ada_access, provider="e2b", api_key=Secret(f"e2b_{'a' * 40}"))
+        assert shown()["e2b"]["state"] == "unavailable"
+
+        settings.PUBLIC_URL = "https://rensei.example.com"
+
+        assert (shown()["e2b"]["providerId"], shown()["e2b"]["state"]) == ("e2b", "active")
+        settings.RENSEI_SANDBOXES_AT_ONCE = 0
+        assert "RENSEI_SANDBOXES_AT_ONCE" in shown()["e2b"]["reason"]
 
     def test_says_why_there_are_no_sandboxes(self, shown: Any) -> None:
         WorkerHeartbeat.objects.create(worker="w", seen_at=database_now(), sandbox_refusal="no bubblewrap.")

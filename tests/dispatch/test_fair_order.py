@@ -20,6 +20,7 @@ from rensei.core.ids import new_id
 from rensei.core.unknown import take_counts
 from rensei.dispatch.models import Run, RunChunk, RunInput
 from rensei.dispatch.queue import claims, fair_order
+from rensei.dispatch.queue.fair_order import Queue
 from rensei.orgs.models import Org, Project
 from tests.drawn import examples
 from tests.waiting import wait_until
@@ -346,7 +347,7 @@ def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
             return 0
 
         connection.connection.set_progress_handler(count, 10)
-        assert fair_order.choose(owner="a-worker", now=database_now(), in_sandbox=False, held_at_most=8) is not None
+        assert fair_order.choose(Queue.PLAIN, owner="a-worker", now=database_now(), held_at_most=8) is not None
         connection.connection.set_progress_handler(None, 0)
         return steps
     pages = 0
@@ -363,7 +364,7 @@ def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fair_order, "_first", explained)
-        assert fair_order.choose(owner="a-worker", now=database_now(), in_sandbox=False, held_at_most=8) is not None
+        assert fair_order.choose(Queue.PLAIN, owner="a-worker", now=database_now(), held_at_most=8) is not None
     return pages
 
 

@@ -557,7 +557,8 @@ class TestThePool:
 
     def test_is_offered_by_a_worker_that_can(self, byok: Any, ada_access: Access) -> None:
         def refusal() -> str:
-            return pools.find_pool(ada_access.org, "sandbox").refusal
+            refused = pools.find_pool(ada_access.org, "sandbox").refusal
+            return refused.cause if refused else ""
 
         assert refusal() == "No worker process is running that could start a sandbox."
         worker = WorkerHeartbeat.objects.create(worker="w", seen_at=database_now(), sandbox_refusal="no bubblewrap.")

@@ -10,6 +10,7 @@ from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_POST, require_safe
 
 from billing.limits.snapshot import snapshot_of
+from catalog.providers import PROVIDERS
 from integrations.keys.services import visible_integrations
 from profiles import services as profiles
 from rensei.console import overview
@@ -71,7 +72,8 @@ def org_home(request: PageRequest) -> HttpResponse:
     integrations = list(visible_integrations(access).defer("sealed_key").order_by("name"))
     found = list(profiles.visible_profiles(access).order_by("-is_default", "name")[: overview.PROFILES_MAX + 1])
     shown = found[: overview.PROFILES_MAX]
-    steps = {"connected": bool(integrations), "described": bool(found), "dispatched": bool(runs)}
+    is_connected = any(one.provider in PROVIDERS for one in integrations)
+    steps = {"connected": is_connected, "described": bool(found), "dispatched": bool(runs)}
     context: dict[str, Any] = {"steps": steps, "ready": bool(runs), "runs": runs}
     if runs:
         snapshot = snapshot_of(org)

@@ -155,7 +155,8 @@ def _edit(request: PageRequest, stored: ModelProfile | None) -> HttpResponse:
     served = catalog.served_entries([entry], org=access.org, today=today)[entry.pk] or entry
     price_lists = pricing.price_lists({*entries, served}, moment=standing.now)
     projects = list(orgs.visible_projects(access).order_by("name"))
-    integrations = list(visible_integrations(access).defer("sealed_key").order_by("name"))
+    of_models = visible_integrations(access).filter(provider__in=PROVIDERS)
+    integrations = list(of_models.defer("sealed_key").order_by("name"))
     form = ProfileForm(
         request.POST or None,
         initial=_initial(access, stored, entry),

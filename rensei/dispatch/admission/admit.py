@@ -133,6 +133,7 @@ def plan(
         context_window_tokens=judgement.request.context_window_tokens,
         metadata=request.metadata,
         in_sandbox=found.pool.is_sandbox,
+        in_cloud=found.pool.is_cloud,
         is_agent=found.is_agent,
         max_cost_picodollars=found.run_cap,
         call_picodollars_at_most=None if found.run_cap is None else at_most,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from billing.limits.snapshot import snapshot_of
 from catalog.lookup import find_named
+from catalog.providers import PROVIDERS
 from integrations.models import Integration
 from profiles.models import ModelProfile
 from rensei.core.auth_modes import AuthMode
@@ -21,7 +22,8 @@ class KeyUse:
     """
     The profiles whose dispatches would be signed by a key now, outside of projects other than their own.
 
-    `test_costs_at_most` is the maximum cost of a test message in picodollars, or None if its model has no price.
+    `test_costs_at_most` is the maximum cost of a test message in picodollars, or None if its model has no price. No
+    profile uses the key of a capacity provider, and no test message is sent with it.
     """
 
     profiles: Sequence[ModelProfile]
@@ -36,9 +38,11 @@ def of_keys(
 
     :param are_all: whether these are all integrations of the organization, so that none is loaded again
     """
-    if not integrations:
-        return {}
-    tests = [test_message.profile_of(access, integration) for integration in integrations]
+    of_models = [integration for integration in integrations if integration.provider in PROVIDERS]
+    unused = {one.pk: KeyUse(profiles=[], test_costs_at_most=None) for one in integrations if one not in of_models}
+    if not of_models:
+        return unused
+    tests = [test_message.profile_of(access, integration) for integration in of_models]
     pool = pools.find_pool(access.org, "local")
     judged = [*profiles, *tests]
     known = Known(
@@ -52,9 +56,9 @@ def of_keys(
         if (key := _signing_key(found)) is not None:
             signing.setdefault(key.pk, []).append(profile)
     costs = [_test_cost(found) for found in loaded[len(profiles) :]]
-    return {
+    return unused | {
         integration.pk: KeyUse(profiles=signing.get(integration.pk, []), test_costs_at_most=cost)
-        for integration, cost in zip(integrations, costs, strict=True)
+        for integration, cost in zip(of_models, costs, strict=True)
     }
 
 

@@ -9,6 +9,7 @@ from rensei.dispatch.admission.decide import ProfileRequired
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.dispatch.modes import MODES
 from rensei.dispatch.pools import AgentProgramUnavailable, NoEligiblePool
+from rensei.dispatch.pools.accounts import CloudCannotReachServer
 from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
 from rensei.orgs.storage import StorageLimitReached
@@ -18,6 +19,7 @@ from rensei.policies.resolver import AuthModesUnsatisfiable, ModelNotAllowedByPo
 OF_DRY_RUN: tuple[type[RenseiError], ...] = (NotFound, NoEligiblePool)
 OF_DISPATCH: tuple[type[RenseiError], ...] = (
     *OF_DRY_RUN,
+    CloudCannotReachServer,
     ProfileRequired,
     ModelNotInCatalog,
     ModelRetired,

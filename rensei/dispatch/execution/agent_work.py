@@ -45,6 +45,8 @@ class AgentWork:
     """The definition of an agent, and what its runner has reported."""
 
     stop_seconds = STOP_SECONDS
+    # Its program calls, and says in its own words what came of it.
+    found_no_gateway = False
 
     def __init__(self, run: Run, body: Mapping[str, Any]) -> None:
         self._agent: Mapping[str, Any] = body["agent"]

@@ -33,6 +33,7 @@ class OneCall:
 
     seconds_max: float | None = None
     stop_seconds = 0.0
+    found_no_gateway = False
 
     def __init__(self, run: Run, request: bytes) -> None:
         self._request = request
@@ -70,6 +71,8 @@ class OneCall:
             case {"message": {"content": list(content)} as message} if all(map(_is_block, content)):
                 self._make_room(storage.size_of(content))
                 self._message = message
+            case {"error": {"code": "NO_GATEWAY"}}:
+                self.found_no_gateway = True
             case _:
                 self.other = other_of(line)
 

@@ -44,6 +44,25 @@ class SandboxLost(RenseiError):
     retryable = True
 
 
+class PoolCredentialRefused(RenseiError):
+    """The capacity provider does not accept the organization's key."""
+
+    code = "POOL_CREDENTIAL_REFUSED"
+    status = 502
+    title = "The pool's key was refused"
+    message = Said("{reason}", "No call was made. Test the key under Integrations, and rotate it.")
+
+
+class PoolFull(RenseiError):
+    """The capacity provider starts no further sandbox now."""
+
+    code = "POOL_FULL"
+    status = 429
+    title = "The pool is full"
+    message = Said("{reason}", "No call was made. Dispatch the run again later, or to another pool.")
+    retryable = True
+
+
 class PoolCannotReachServer(RenseiError):
     """The sandbox could not reach the gateway of this server."""
 
@@ -116,6 +135,10 @@ class Work(Protocol):
         """Anything else that it wrote, for the log."""
 
     @property
+    def found_no_gateway(self) -> bool:
+        """Whether it reports that the gateway cannot be reached. Of a sandbox with a relay, the relay knows."""
+
+    @property
     def seconds_max(self) -> float | None:
         """How long it may take, if that is less than its run may."""
 
@@ -128,6 +151,9 @@ class Work(Protocol):
 
     def end(self, run: Run, attempts: Sequence[Attempt], ended: Ended) -> RunEnd:
         """Decide how the run has ended."""
+
+
+_OF_THE_POOL: Mapping[Fault, type[RenseiError]] = {Fault.REFUSED: PoolCredentialRefused, Fault.FULL: PoolFull}
 
 
 def error_of(newest: Attempt | None, ended: Ended, *, has_reported: bool) -> StoredError:
@@ -143,6 +169,8 @@ def error_of(newest: Attempt | None, ended: Ended, *, has_reported: bool) -> Sto
     if newest is None and ended.is_unreachable:
         return outcomes.refusal_error(PoolCannotReachServer(url=settings.PUBLIC_URL))
     fault = ended.fault
+    if newest is None and fault is not None and fault.fault in _OF_THE_POOL:
+        return outcomes.refusal_error(_OF_THE_POOL[fault.fault](reason=fault.reason))
     if newest is None and not has_reported and (fault is None or fault.fault is Fault.NOT_CREATED):
         return outcomes.refusal_error(SandboxNotCreated(reason=fault.reason if fault else bubblewrap.NOT_STARTED))
     return outcomes.refusal_error(SandboxLost(reason=fault.reason if fault else "Its program gave no answer."))

@@ -15,7 +15,6 @@ from typing import Any, ParamSpec, TypeVar
 
 import structlog
 from django.conf import settings
-from django.db.models import F, Q
 
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS
@@ -23,13 +22,14 @@ from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 from rensei.dispatch import run_tokens
 from rensei.dispatch.execution import agent_work, one_call
+from rensei.dispatch.execution.clouds import UNDER_WAY, Clouds, Place
 from rensei.dispatch.execution.lease_renewal import LOOK_SECONDS, LeaseRenewal, LiveRun
 from rensei.dispatch.execution.provider_call import TextEvents
 from rensei.dispatch.execution.sandbox_work import Ended, Work
 from rensei.dispatch.models import Attempt, Run, Sandbox
-from rensei.dispatch.pools import bubblewrap
-from rensei.dispatch.pools.bubblewrap import Bubblewrap, LocalBox
-from rensei.dispatch.pools.driver import SandboxFault
+from rensei.dispatch.pools.accounts import CLOUDS
+from rensei.dispatch.pools.bubblewrap import Bubblewrap
+from rensei.dispatch.pools.driver import Box, Driver, Heard, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Claim, Stop
@@ -61,8 +61,8 @@ logger = structlog.get_logger(__name__)
 
 class Sandboxes:
     """
-    The sandboxes of one worker process. `refusal` is the reason why it starts none, or "", and `claude_code_refusal` is
-    why none has Claude Code.
+    The sandboxes of one worker process. `refusal` is the reason why it starts none on its own machine, or "", and
+    `claude_code_refusal` is why none of those has Claude Code.
 
     `on_end` is called when a sandbox has ended, so that there is room for another.
     """
@@ -84,15 +84,15 @@ class Sandboxes:
         # Sandboxes end with the thread that starts them.
         self._thread = threading.Thread(target=self._loop.run_forever, name="sandboxes", daemon=True)
         self._thread.start()
-        self._driver = self._in_loop(_make_driver()).result()
+        self._driver, self._clouds = self._in_loop(_make_drivers()).result()
         if settings.RENSEI_SANDBOXES_AT_ONCE:
             self._in_loop(self._probe()).result()
             self._in_loop(self._sweep_forever())
 
     def can_start(self) -> bool:
-        """Return whether a run waits for a sandbox, and there is room for one."""
-        has_room = not self.refusal and len(self._places) < settings.RENSEI_SANDBOXES_AT_ONCE
-        return has_room and claims.is_waiting(in_sandbox=True)
+        """Return whether a run waits for a sandbox that this worker can start, and there is room for one."""
+        has_room = len(self._places) < settings.RENSEI_SANDBOXES_AT_ONCE
+        return has_room and claims.is_waiting_for_sandbox(isolates=not self.refusal)
 
     def start_next(self) -> bool:
         """
@@ -103,7 +103,7 @@ class Sandboxes:
         if not self.can_start():
             return False
         is_last = len(self._places) + 1 >= settings.RENSEI_SANDBOXES_AT_ONCE
-        claim = claims.claim_next_for_sandbox(owner=self._owner, is_last=is_last)
+        claim = claims.claim_next_for_sandbox(owner=self._owner, is_last=is_last, isolates=not self.refusal)
         if claim is None:
             return False
         self._places.add(claim)
@@ -132,6 +132,7 @@ class Sandboxes:
             task.cancel()
         await asyncio.gather(*others, return_exceptions=True)
         await self._driver.close()
+        await self._clouds.close()
 
     async def _in_thread(self, work: Callable[Given, Result], *args: Given.args, **kwargs: Given.kwargs) -> Result:
         return await self._run_in(self._threads, partial(work, *args, **kwargs))
@@ -147,8 +148,11 @@ class Sandboxes:
             try:
                 prepare = agent_work.prepare if run.is_agent else one_call.prepare
                 work: Work | None = await self._run_in(self._preparing, partial(prepare, run, live))
-                if work is not None:
-                    await self._carry_ready(claim, live, work)
+                if work is None:
+                    return
+                place = await self._in_thread(self._clouds.place_of, run, live) if run.in_cloud else None
+                if place is not None or not run.in_cloud:
+                    await self._carry_ready(claim, live, work, place)
             except DATABASE_FAULTS as fault:
                 logger.warning("sandbox_left_to_the_reaper", fault=type(fault).__name__)
             except Exception:
@@ -161,14 +165,15 @@ class Sandboxes:
             self._places.discard(claim)
             self._on_end()
 
-    async def _carry_ready(self, claim: Claim, live: LiveRun, work: Work) -> None:
+    async def _carry_ready(self, claim: Claim, live: LiveRun, work: Work, place: Place | None) -> None:
+        """:param place: the account in a cloud that starts the sandbox; None for this machine"""
         run, setup = claim.run, await self._in_thread(lambda: work.setup)
         if work.seconds_max is not None:
             live.deadline = min(live.deadline, time.monotonic() + work.seconds_max)
         issued = await self._in_thread(
             run_tokens.issue,
             run,
-            provider_id=self._driver.provider_id,
+            provider_id=self._driver.provider_id if place is None else place.provider_id,
             request=setup.request,
             seconds_max=work.seconds_max,
         )
@@ -177,7 +182,8 @@ class Sandboxes:
         sandbox, token = issued
         fault: SandboxFault | None = None
         is_interrupted = False
-        box = await self._driver.create(
+        driver: Driver = self._driver if place is None else self._clouds.driver(place, run, seconds=live.seconds_left)
+        box = await driver.create(
             sandbox.id,
             token=token,
             request_bytes_max=setup.request_bytes_max,
@@ -186,33 +192,41 @@ class Sandboxes:
             with_claude_code=setup.with_claude_code,
         )
         try:
-            await box.start(bubblewrap.program_of(setup.program), files=setup.files)
+            await box.start(driver.program_of(setup.program), files=setup.files)
             # The files of an agent are large, and it may work for an hour.
             del setup
-            is_interrupted = await self._follow(box, run, live, work)
+            is_interrupted = await self._follow(box, sandbox, run, live, work)
         except SandboxFault as caught:
             fault = caught
         finally:
-            await box.destroy()
+            is_gone = await box.destroy()
         self._leave(claim)
+        if fault is not None and place is not None:
+            await self._in_thread(place.note, fault)
         stop = live.stop
         if fault is not None or work.other:
             logger.info("sandbox_said", fault=str(fault or ""), other=work.other)
-        await self._settled(sandbox, live, is_cut=box.relay.is_cut)
+        await self._settled(sandbox, live, is_cut=box.heard.is_cut)
         if live.stop is not Stop.LEASE_LOST:
+            heard = await self._heard(box, sandbox)
             ended = Ended(
                 # The deadline of a call that outlived the program is not how the program ended.
                 stop=stop if live.stop is Stop.DEADLINE else live.stop,
                 fault=fault,
-                refusal=box.relay.refusal,
-                cap_refusal=box.relay.cap_refusal,
-                is_unreachable=box.relay.is_unreachable,
+                refusal=heard.refusal,
+                cap_refusal=heard.cap_refusal,
+                is_unreachable=heard.is_unreachable or (run.in_cloud and work.found_no_gateway),
                 is_interrupted=is_interrupted,
             )
             await self._in_thread(_finish, run, work, ended)
-        await self._in_thread(_note_ended, sandbox)
+        if is_gone:
+            await self._in_thread(_note_ended, sandbox)
 
-    async def _follow(self, box: LocalBox, run: Run, live: LiveRun, work: Work) -> bool:
+    async def _heard(self, box: Box, sandbox: Sandbox) -> Heard:
+        """Return what the worker's relay knows of its requests or, where there is none, the gateway."""
+        return await self._in_thread(_noted, sandbox) if sandbox.provider_id in CLOUDS else box.heard
+
+    async def _follow(self, box: Box, sandbox: Sandbox, run: Run, live: LiveRun, work: Work) -> bool:
         """
         Take what the program writes, until it ends, or for a moment after the run is stopped.
 
@@ -222,7 +236,7 @@ class Sandboxes:
         """
         reading = asyncio.ensure_future(_read(box, work))
         try:
-            is_interrupted = await self._take_all(reading, box, run, live, work)
+            is_interrupted = await self._take_all(reading, box, sandbox, run, live, work)
         finally:
             if not reading.done():
                 reading.cancel()
@@ -232,13 +246,14 @@ class Sandboxes:
         return is_interrupted
 
     async def _take_all(
-        self, reading: "asyncio.Task[None]", box: LocalBox, run: Run, live: LiveRun, work: Work
+        self, reading: "asyncio.Task[None]", box: Box, sandbox: Sandbox, run: Run, live: LiveRun, work: Work
     ) -> bool:
         outputs = [(texts, TextEvents(run, live, kind=kind)) for kind, texts in work.streams]
         stored = [0] * len(outputs)
         until: float | None = None
         cap_until: float | None = None
         doubt = _Doubt(run, box.relay)
+        asked = 0.0
         while not reading.done() and live.stop is not Stop.LEASE_LOST:
             await asyncio.wait({reading}, timeout=FLUSH_SECONDS if any(stored) or run.is_agent else LOOK_SECONDS)
             # The database may take its time.
@@ -249,13 +264,15 @@ class Sandboxes:
                 if new or reading.done():
                     await self._in_thread(events.write, is_end=reading.done())
             now = time.monotonic()
-            if box.relay.cap_refusal is not None and cap_until is None:
-                cap_until = now + CAP_SECONDS
+            if run.is_agent and cap_until is None and now - asked >= (LOOK_SECONDS if run.in_cloud else 0.0):
+                asked = now
+                if (await self._heard(box, sandbox)).cap_refusal is not None:
+                    cap_until = now + CAP_SECONDS
             is_over_cap = cap_until is not None and now >= cap_until
             if run.is_agent and doubt.is_due(now):
                 await self._in_thread(doubt.look, now)
             if until is None and (live.stop is not None or is_over_cap or doubt.is_certain):
-                box.relay.order_stop()
+                await box.order_stop()
                 until = now + work.stop_seconds
             if until is not None and now >= until:
                 break
@@ -310,16 +327,26 @@ class Sandboxes:
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _sweep_once(self) -> None:
-        """Remove what is left of sandboxes on this machine that no live run owns."""
-        existing = set(await self._driver.list())
+        """Remove what is left of sandboxes on this machine, and in clouds, that no live run owns."""
+        await self._sweep(self._driver)
+        for place, left in await self._in_thread(self._clouds.left):
+            try:
+                await self._sweep(self._clouds.driver(place))
+            except SandboxFault as fault:
+                logger.warning("cloud_not_swept", org_id=place.org_id, reason=fault.reason)
+                continue
+            await self._in_thread(_note_ended, *left)
+
+    async def _sweep(self, driver: Driver) -> None:
+        existing = set(await driver.list())
         for box_id in existing - await self._in_thread(_owned, existing):
-            await self._driver.destroy(box_id)
+            await driver.destroy(box_id)
 
 
 class _Doubt:
     """Whether the gateway has died with a call of an agent: its connection broke, and it is never settled."""
 
-    def __init__(self, run: Run, relay: Relay) -> None:
+    def __init__(self, run: Run, relay: Relay | None) -> None:
         self.is_certain = False
         self._run, self._relay = run, relay
         self._cuts = 0
@@ -327,12 +354,15 @@ class _Doubt:
         self._until = 0.0
 
     def is_due(self, now: float) -> bool:
+        if self._relay is None:
+            return False
         # While the gateway makes another call, it lives. One that it answers ends the doubt.
         is_over = self._call is not None and now >= self._until and not self._relay.is_asking
         return self._relay.cuts != self._cuts or is_over
 
     def look(self, now: float) -> None:
         """Note the call whose connection broke, and after a while, whether it is still open."""
+        assert self._relay is not None, "It is due of a relay only"
         cuts = self._relay.cuts
         try:
             calls = Attempt.objects.filter(run=self._run, state=Attempt.State.OPEN).values_list("id", flat=True)
@@ -348,19 +378,22 @@ class _Doubt:
 
 
 def note_dead(*, limit: int = 1000) -> int:
-    """Mark the sandboxes as ended whose run is no longer under way in their epoch: they end with their worker."""
-    under_way = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
-    dead = Sandbox.objects.filter(ended_at=None).exclude(under_way).order_by("id")
+    """
+    Mark the sandboxes as ended whose run is no longer under way in their epoch: they end with their worker.
+
+    Those in clouds do not, so that a worker has to end them.
+    """
+    dead = Sandbox.objects.filter(ended_at=None).exclude(UNDER_WAY).exclude(provider_id__in=CLOUDS).order_by("id")
     ids = list(dead.values_list("id", flat=True)[:limit])
     return Sandbox.objects.filter(id__in=ids).update(ended_at=database_now())
 
 
-async def _make_driver() -> Bubblewrap:
-    """Make it in the loop: its connections are bound to one."""
-    return Bubblewrap()
+async def _make_drivers() -> tuple[Bubblewrap, Clouds]:
+    """Make them in the loop: their connections are bound to one."""
+    return Bubblewrap(), Clouds()
 
 
-async def _read(box: LocalBox, work: Work) -> None:
+async def _read(box: Box, work: Work) -> None:
     count = 0
     async for line in box.follow():
         work.take(line)
@@ -379,12 +412,18 @@ def _finish(run: Run, work: Work, ended: Ended) -> None:
     settle.write_patiently(plans)
 
 
-def _note_ended(sandbox: Sandbox) -> None:
-    Sandbox.objects.filter(id=sandbox.id, ended_at=None).update(ended_at=database_now())
+def _note_ended(*sandboxes: Sandbox) -> None:
+    ids = [sandbox.id for sandbox in sandboxes]
+    Sandbox.objects.filter(id__in=ids, ended_at=None).update(ended_at=database_now())
+
+
+def _noted(sandbox: Sandbox) -> Heard:
+    refusals = Sandbox.objects.filter(id=sandbox.id).values("refusal", "cap_refusal").first()
+    return Heard(**refusals) if refusals else Heard()
 
 
 def _owned(box_ids: set[str]) -> set[str]:
-    live = Sandbox.objects.filter(id__in=box_ids, ended_at=None)
+    live = Sandbox.objects.filter(UNDER_WAY, id__in=box_ids, ended_at=None)
     return set(live.values_list("id", flat=True))
 
 

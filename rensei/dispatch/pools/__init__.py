@@ -1,13 +1,19 @@
 """Capacity pools by name, and the capacity providers that have a driver on this server."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from django.conf import settings
 from django.db.models import QuerySet
 
+from integrations.capacity import CAPACITY
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch.models import CapacityPool
+from rensei.dispatch.pools import accounts
+from rensei.dispatch.pools.accounts import CloudCannotReachServer
 from rensei.orgs.models import Org
 
 LOCAL, SANDBOX = CapacityPool.Provider.LOCAL.value, CapacityPool.Provider.SANDBOX.value
@@ -36,31 +42,34 @@ class AgentProgramUnavailable(RenseiError):
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """A capacity pool in the form that a dispatch uses. `refusal` is the reason why this server cannot use it now."""
+    """A capacity pool in the form that a dispatch uses. `refusal` says why this server cannot use it now."""
 
     name: str
     provider_id: str
-    refusal: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    refusal: RenseiError | None = None
 
     @property
     def is_local(self) -> bool:
         return self.provider_id == LOCAL
 
     @property
+    def is_cloud(self) -> bool:
+        return self.provider_id in accounts.CLOUDS
+
+    @property
     def is_sandbox(self) -> bool:
-        return self.provider_id == SANDBOX
+        return self.provider_id == SANDBOX or self.is_cloud
 
     def require_driver(self) -> None:
-        """:raises NoEligiblePool: if this server has no driver for the pool's provider, or cannot use it now"""
-        if self.refusal:
-            raise NoEligiblePool(reason=self.refusal)
+        """:raises NoEligiblePool, CloudCannotReachServer: if this server cannot use the pool now"""
+        if self.refusal is not None:
+            raise self.refusal
 
     def require_agents(self) -> None:
         """:raises NoEligiblePool: if no agent can run there"""
         if not self.is_sandbox:
-            raise NoEligiblePool(
-                reason=f"Agents run in sandboxes, and '{self.name}' is no pool of the provider '{SANDBOX}'."
-            )
+            raise NoEligiblePool(reason=f"Agents run in sandboxes, and '{self.name}' is a local pool.")
 
     def require_claude_code(self) -> None:
         """
@@ -68,7 +77,7 @@ class Pool:
 
         :raises AgentProgramUnavailable: if one of them has not
         """
-        if not self.is_sandbox:
+        if self.provider_id != SANDBOX:
             raise AgentProgramUnavailable(reason=f"it works in pools of the provider '{SANDBOX}' only.")
         without = _heard().filter(offers_sandboxes=True, offers_claude_code=False)
         reason = without.values_list("claude_code_refusal", flat=True).first()
@@ -89,14 +98,35 @@ def find_pool(org: Org, name: str) -> Pool:
         raise NoEligiblePool(reason=f"The pool '{name}' is not active.")
     if row is None and name not in CapacityPool.Provider.values:
         raise NoEligiblePool(reason=f"There is no pool '{name}'.")
-    provider_id = row.provider_id if row is not None else name
-    return Pool(name=name, provider_id=provider_id, refusal=refusal_of(provider_id))
+    provider_id, config = (name, {}) if row is None else (row.provider_id, row.config)
+    return Pool(name=name, provider_id=provider_id, config=config, refusal=refusal_of(org, provider_id))
 
 
-def refusal_of(provider_id: str) -> str:
-    """Return the reason why this server cannot use a capacity provider now, or ""."""
-    if provider_id == LOCAL:
-        return ""
+def refusal_of(org: Org, provider_id: str) -> RenseiError | None:
+    """Return the refusal of a dispatch to a capacity provider that this server cannot use now for an organization."""
+    if provider_id in accounts.CLOUDS:
+        return _refusal_of_cloud(org, provider_id)
+    reason = "" if provider_id == LOCAL else _no_sandboxes(provider_id)
+    return NoEligiblePool(reason=reason) if reason else None
+
+
+def _refusal_of_cloud(org: Org, provider_id: str) -> RenseiError | None:
+    if not accounts.is_connected(org, provider_id):
+        return NoEligiblePool(
+            reason=f"No account at {CAPACITY[provider_id].display_name} is connected. An owner or admin connects one "
+            "under Integrations, with Add Provider."
+        )
+    if not settings.RENSEI_SANDBOXES_AT_ONCE:
+        return NoEligiblePool(reason="This server starts no sandboxes (RENSEI_SANDBOXES_AT_ONCE is 0).")
+    try:
+        accounts.require_reachable(provider_id)
+    except CloudCannotReachServer as refusal:
+        return refusal
+    return None
+
+
+def _no_sandboxes(provider_id: str) -> str:
+    """Return why no worker starts sandboxes on its own machine, or ""."""
     if provider_id != SANDBOX:
         return f"There is no {provider_id} driver on this server."
     offers = (

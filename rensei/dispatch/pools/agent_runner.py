@@ -2,7 +2,8 @@
 What runs inside the sandbox of an agent: it starts the program, follows it, and collects what it has left.
 
 It is copied into the sandbox, so it uses only the standard library, of Python 3.9 or later. Beside it are `job.json`
-and the socket of the relay, to which it leads the connections that the program makes. A line is {"text": …} or
+and the socket of the relay, to which it leads the connections that the program makes; in a cloud, the address of the
+gateway, which the program calls itself. A line is {"text": …} or
 {"log": …} for what the program writes, {"file": {"path", "data", "more"}} for each piece of a file that is kept, and at
 the end {"end": {"exitCode", "leftOut", "turns", "failure"}}, or {"error": "…"} if the program could not be started.
 Of Claude Code, whose output is a transcript, the answer is text and all else is log.
@@ -24,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
+GATEWAY = HERE / "gateway"
 WORKSPACE = Path("/workspace")
 PORT = 8080
 # How long a program that is stopped has to end by itself.
@@ -60,8 +62,9 @@ def put_files(files: "list[dict[str, str]]") -> None:
 
 async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
     """Follow the program to its end, and return how it ended; None if it could not be started."""
-    await asyncio.start_server(lead, "127.0.0.1", PORT)
-    stop = asyncio.ensure_future(stop_order())
+    if not GATEWAY.exists():
+        await asyncio.start_server(lead, "127.0.0.1", PORT)
+    stop = asyncio.ensure_future(stop_order() if not GATEWAY.exists() else stop_signal())
     try:
         process = await start(job)
     except OSError as fault:
@@ -91,13 +94,13 @@ async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
 
 async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
     at_most = job["processesMax"]
-    address = f"http://127.0.0.1:{PORT}"
+    address = GATEWAY.read_text() if GATEWAY.exists() else f"http://127.0.0.1:{PORT}"
     environment = {
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "LANG": "C.UTF-8",
         **job["env"],
         "ANTHROPIC_BASE_URL": address,
-        # The relay outside adds the token of the run.
+        # The token of the run is added outside.
         "ANTHROPIC_AUTH_TOKEN": "added-outside",
         "ANTHROPIC_MODEL": job["model"],
     }
@@ -129,6 +132,13 @@ async def stop_order() -> None:
     if not said:
         # The relay is gone, and so is the worker: it ends the sandbox itself.
         await asyncio.sleep(3600)
+
+
+async def stop_signal() -> None:
+    """Wait until the worker orders the end of the program by a signal, as it does in a cloud."""
+    ordered = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ordered.set)
+    await ordered.wait()
 
 
 async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

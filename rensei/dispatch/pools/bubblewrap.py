@@ -30,7 +30,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import agents
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import claude_code, seccomp
-from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.driver import Fault, Heard, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 
 # Where a sandbox finds what was written for it, and the socket of the relay.
@@ -204,6 +204,9 @@ class Bubblewrap:
             room = for_claude_code()
         return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max, room=room)
 
+    def program_of(self, file: str) -> Sequence[str]:
+        return program_of(file)
+
     async def list(self) -> Collection[str]:
         """List the sandboxes of this installation on this machine by their folders."""
         for left in _folders("probe"):
@@ -247,6 +250,16 @@ class LocalBox:
     @property
     def exit_code(self) -> int | None:
         return self._process.poll() if self._process is not None else None
+
+    @property
+    def heard(self) -> Heard:
+        relay = self.relay
+        return Heard(
+            refusal=relay.refusal,
+            cap_refusal=relay.cap_refusal,
+            is_unreachable=relay.is_unreachable,
+            is_cut=relay.is_cut,
+        )
 
     async def start(self, arguments: Sequence[str], *, files: Mapping[str, bytes]) -> None:
         """
@@ -325,7 +338,10 @@ class LocalBox:
                     Fault.DEAD, f"Its programs used more than {self._room.memory_mib} MiB of memory together."
                 )
 
-    async def destroy(self) -> None:
+    async def order_stop(self) -> None:
+        self.relay.order_stop()
+
+    async def destroy(self) -> bool:
         """Kill everything in the sandbox, and remove its folder. What fails of it is logged, and swept later."""
         try:
             if self._process is not None:
@@ -338,6 +354,8 @@ class LocalBox:
             shutil.rmtree(self._folder, ignore_errors=True)
         except OSError:
             logger.exception("sandbox_not_removed")
+        # Its processes end with the worker at the latest.
+        return True
 
 
 def program_of(file: str) -> Sequence[str]:

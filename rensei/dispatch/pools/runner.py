@@ -2,7 +2,8 @@
 What runs inside a sandbox: it makes the one call of a run, and reports the answer as lines of JSON.
 
 It is copied into the sandbox, so it uses only the standard library, of Python 3.9 or later. Beside it are the request
-and the socket of the relay. A line is {"text": …} for each piece, and at the end {"message": {…}} or {"error": {…}}.
+and the socket of the relay; in a cloud, the address of the gateway, and the token is added on the way. A line is
+{"text": …} for each piece, and at the end {"message": {…}} or {"error": {…}}.
 """
 
 import http.client
@@ -13,12 +14,16 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 HERE = Path(__file__).parent
 HEADERS = {"content-type": "application/json", "anthropic-version": "2023-06-01"}
 TRIES = 3
 OK, TOO_OFTEN, SERVER_ERRORS = 200, 429, 500
 RETRY_SECONDS, RETRY_SECONDS_MAX = 1.0, 30.0
+REACH_SECONDS = 60.0
+# The gateway sends something at least as often as the provider does, and ends a call at its run's deadline.
+SILENT_SECONDS = 600.0
 
 
 class Relay(http.client.HTTPConnection):
@@ -29,10 +34,35 @@ class Relay(http.client.HTTPConnection):
         self.sock.connect(str(HERE / "relay.sock"))
 
 
+class NoGateway(Exception):
+    """The gateway cannot be reached."""
+
+
+def connection() -> "tuple[http.client.HTTPConnection, str]":
+    """Open a connection to the relay or the gateway, and return it with the path of its address."""
+    gateway = HERE / "gateway"
+    if not gateway.exists():
+        return Relay("localhost"), ""
+    address = urlsplit(gateway.read_text())
+    until = time.monotonic() + REACH_SECONDS
+    while True:
+        link = http.client.HTTPSConnection(address.hostname or "", timeout=SILENT_SECONDS)
+        try:
+            link.connect()
+        except OSError as fault:
+            if time.monotonic() >= until:
+                raise NoGateway from fault
+            time.sleep(RETRY_SECONDS)
+        else:
+            return link, address.path
+
+
 def main() -> None:
     request = (HERE / "request.json").read_bytes()
     try:
         call(request)
+    except NoGateway:
+        report(error={"code": "NO_GATEWAY"})
     except (OSError, ValueError, http.client.HTTPException) as fault:
         report(error={"message": f"The answer broke off: {type(fault).__name__}."})
 
@@ -40,9 +70,9 @@ def main() -> None:
 def call(request: bytes) -> None:
     """Make the call, and repeat it after a passing error."""
     for tried in range(1, TRIES + 1):
-        relay = Relay("localhost")
-        relay.request("POST", "/v1/messages", request, HEADERS)
-        answer = relay.getresponse()
+        link, path = connection()
+        link.request("POST", f"{path}/v1/messages", request, HEADERS)
+        answer = link.getresponse()
         if answer.status == OK:
             follow(answer)
             return

@@ -22,7 +22,7 @@ from rensei.core.transactions import durable
 from rensei.dispatch import stored_bytes
 from rensei.dispatch.models import Attempt, Run, RunChunk, Turn
 from rensei.dispatch.queue import fair_order
-from rensei.dispatch.queue.fair_order import Choice
+from rensei.dispatch.queue.fair_order import Choice, Queue
 
 LEASE = timedelta(seconds=30)
 # The condition, for a periodic job, that any run may have no live worker: it waits, or its lease has expired.
@@ -60,26 +60,31 @@ def claim_next(*, owner: str, is_last_thread: bool = False) -> Claim | None:
     :param is_last_thread: whether the owner has no other free thread, which goes to an organization that holds none
     """
     held_at_most = 1 if is_last_thread else settings.RENSEI_WORKER_THREADS_PER_ORG
-    return _claim_next(owner=owner, in_sandbox=False, held_at_most=held_at_most)
+    return _claim_next(Queue.PLAIN, owner=owner, held_at_most=held_at_most)
 
 
-def claim_next_for_sandbox(*, owner: str, is_last: bool = False) -> Claim | None:
+def claim_next_for_sandbox(*, owner: str, is_last: bool = False, isolates: bool = True) -> Claim | None:
     """
     Claim the next queued run that a sandbox carries out. The order is the same.
 
     :param is_last: whether the owner has room for one more sandbox only
+    :param isolates: whether the owner starts sandboxes on its own machine, or only those of clouds
     """
     held_at_most = 1 if is_last else -(-settings.RENSEI_SANDBOXES_AT_ONCE * 2 // 3)
-    return _claim_next(owner=owner, in_sandbox=True, held_at_most=held_at_most)
+    return _claim_next(_queue_of(isolates), owner=owner, held_at_most=held_at_most)
 
 
-def _claim_next(*, owner: str, in_sandbox: bool, held_at_most: int) -> Claim | None:
+def _queue_of(isolates: bool) -> Queue:
+    return Queue.SANDBOXES if isolates else Queue.CLOUDS
+
+
+def _claim_next(queue: Queue, *, owner: str, held_at_most: int) -> Claim | None:
     for _ in range(_UNREADABLE_MAX):
         choice = None
         try:
             with durable():
                 now = database_now()
-                choice = fair_order.choose(owner=owner, now=now, in_sandbox=in_sandbox, held_at_most=held_at_most)
+                choice = fair_order.choose(queue, owner=owner, now=now, held_at_most=held_at_most)
                 return None if choice is None else _take_chosen(choice, owner=owner, now=now)
         except Exception as fault:
             if choice is None or (isinstance(fault, Error) and not connection.is_usable()):
@@ -92,9 +97,14 @@ def _claim_next(*, owner: str, in_sandbox: bool, held_at_most: int) -> Claim | N
     return None
 
 
-def is_waiting(*, in_sandbox: bool = False) -> bool:
+def is_waiting() -> bool:
     """Return whether a run is queued for a server worker, even if none may start it now. It takes no lock."""
-    return fair_order.is_any_waiting(in_sandbox=in_sandbox)
+    return fair_order.is_any_waiting(Queue.PLAIN)
+
+
+def is_waiting_for_sandbox(*, isolates: bool = True) -> bool:
+    """Return the same of the runs that sandboxes carry out: all, or those of clouds only."""
+    return fair_order.is_any_waiting(_queue_of(isolates))
 
 
 def claim_for_host(run_id: str, *, host_id: str, input_tokens: int) -> Attempt | None:

@@ -15,6 +15,7 @@ run, so there are at most as many as executing runs, whatever the number of proj
 
 from dataclasses import dataclass
 from datetime import datetime
+from enum import Enum
 from typing import Any
 
 from django.conf import settings
@@ -30,7 +31,8 @@ limit(
 )
 
 # The conditions of the partial indexes in `models.py`, in the same form: SQLite compares them term by term.
-_WAITING = "run.in_sandbox = %(in_sandbox)s AND run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
+_IN_SANDBOX = "run.in_sandbox = %(in_sandbox)s"
+_WAITING = f"{_IN_SANDBOX} AND run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
 # A run whose worker died has an expired lease. It is not counted, so it does not block other runs.
 _UNDER_WAY = """
     SELECT COUNT(*) FROM dispatch_run run
@@ -106,6 +108,27 @@ LIMIT 1
 _ANY = f"SELECT 1 FROM dispatch_run run WHERE {_WAITING} LIMIT 1"  # noqa: S608 - it is made of constants alone
 
 
+class Queue(Enum):
+    """
+    Which of the queued runs: those of the workers' threads, those of sandboxes, or of these only those in clouds.
+
+    A worker that cannot isolate programs takes the last. It steps over the others one by one, which costs something
+    where such workers are beside those that can.
+    """
+
+    PLAIN = "plain"
+    SANDBOXES = "sandboxes"
+    CLOUDS = "clouds"
+
+    @property
+    def in_sandbox(self) -> bool:
+        return self is not Queue.PLAIN
+
+    def sql(self, statement: str) -> str:
+        is_narrow = self is Queue.CLOUDS
+        return statement.replace(_IN_SANDBOX, f"{_IN_SANDBOX} AND run.in_cloud") if is_narrow else statement
+
+
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     """The chosen run. A run without a project has the project number 0."""
@@ -116,7 +139,7 @@ class Choice:
     in_sandbox: bool
 
 
-def choose(*, owner: str, now: datetime, in_sandbox: bool, held_at_most: int) -> Choice | None:
+def choose(queue: Queue, *, owner: str, now: datetime, held_at_most: int) -> Choice | None:
     """
     Choose the run that this lease owner claims next, inside the transaction that claims it.
 
@@ -129,24 +152,24 @@ def choose(*, owner: str, now: datetime, in_sandbox: bool, held_at_most: int) ->
         "now": connection.ops.adapt_datetimefield_value(now),
         "owner": owner,
         "held_at_most": held_at_most,
-        "in_sandbox": in_sandbox,
+        "in_sandbox": queue.in_sandbox,
         "runs_at_once": settings.RENSEI_ORG_RUNS_AT_ONCE,
     }
     skips_locked = connection.features.has_select_for_update_skip_locked
-    found = _first(f"{_ORGANIZATION} {_LOCK}" if skips_locked else _ORGANIZATION, values)
+    found = _first(queue.sql(f"{_ORGANIZATION} {_LOCK}" if skips_locked else _ORGANIZATION), values)
     if found is None:
         return None
     (org_id,) = found
-    found = _first(_RUN, values | {"org_id": org_id})
+    found = _first(queue.sql(_RUN), values | {"org_id": org_id})
     if found is None:
         return None
     run_id, project_number = found
-    return Choice(run_id=run_id, org_id=org_id, project_number=project_number, in_sandbox=in_sandbox)
+    return Choice(run_id=run_id, org_id=org_id, project_number=project_number, in_sandbox=queue.in_sandbox)
 
 
-def is_any_waiting(*, in_sandbox: bool) -> bool:
+def is_any_waiting(queue: Queue) -> bool:
     """Return whether a run is queued for a server worker. Idle workers ask often, so it is plain SQL."""
-    return _first(_ANY, {"in_sandbox": in_sandbox}) is not None
+    return _first(queue.sql(_ANY), {"in_sandbox": queue.in_sandbox}) is not None
 
 
 def _first(sql: str, values: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -10,25 +10,26 @@ from rensei_client.api.profiles import profiles_create
 from rensei_client.api.runs import runs_create
 from rensei_client.models import (
     AuthMode,
+    ConnectableProvider,
     Integration,
+    ModelProvider,
     NewIntegration,
     NewProfile,
     Problem,
     Profile,
-    ProviderEnum,
     Run,
     RunBody,
 )
 
 client = AuthenticatedClient(base_url=os.environ["RENSEI"], token=os.environ["TOKEN"], timeout=90)
 integration = integrations_create.sync(
-    client=client, body=NewIntegration(provider=ProviderEnum.CLAUDE, api_key=os.environ["KEY"])
+    client=client, body=NewIntegration(provider=ConnectableProvider.CLAUDE, api_key=os.environ["KEY"])
 )
 assert isinstance(integration, Integration), integration
 profile = profiles_create.sync(
     client=client,
     body=NewProfile(
-        name="python", provider=ProviderEnum.CLAUDE, model_id=os.environ["MODEL"], auth_modes=[AuthMode.BYOK]
+        name="python", provider=ModelProvider.CLAUDE, model_id=os.environ["MODEL"], auth_modes=[AuthMode.BYOK]
     ),
 )
 assert isinstance(profile, Profile), profile

@@ -1,0 +1,112 @@
+"""Sandboxes in clouds: the account that starts that of a run, and the accounts in which some may have been left."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+
+import aiohttp
+import structlog
+from django.db.models import F, Q
+
+from integrations.keys import health
+from integrations.providers.base import Credential, ProviderFailure
+from integrations.vault.openings import Reason, Why
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.dispatch.execution import execute
+from rensei.dispatch.execution.lease_renewal import LiveRun
+from rensei.dispatch.models import CapacityPool, Run, Sandbox
+from rensei.dispatch.pools import NoEligiblePool, accounts, e2b
+from rensei.dispatch.pools.accounts import CLOUDS
+from rensei.dispatch.pools.driver import Fault, SandboxFault
+
+UNDER_WAY = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
+# A creation that its dead worker began is visible at the provider by then.
+LEFT_AFTER = timedelta(seconds=4 * e2b.REQUEST_SECONDS_MAX)
+LEFT_AT_ONCE = 1000
+_UNAUTHORIZED = 401
+
+logger = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """An organization's account at a capacity provider, opened for a sandbox or for a sweep."""
+
+    org_id: str
+    provider_id: str
+    key: Credential
+    account: e2b.Account
+
+    def note(self, fault: SandboxFault) -> None:
+        """Mark the key as failing if the provider does not accept it, and tell the organization once."""
+        if fault.fault is Fault.REFUSED:
+            failure = ProviderFailure(
+                code="POOL_CREDENTIAL_REFUSED",
+                message=fault.reason,
+                fix="Test the key under Integrations, and rotate it.",
+                retryable=False,
+                status=_UNAUTHORIZED,
+            )
+            health.note_refused(self.key, failure, now=database_now())
+
+
+class Clouds:
+    """The drivers of one worker. Their connections are bound to its event loop."""
+
+    def __init__(self) -> None:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False
+        )
+
+    def driver(self, place: Place, run: Run | None = None, *, seconds: float = 0.0) -> e2b.E2B:
+        tags = {} if run is None else {"rensei-run": run.id, "rensei-epoch": str(run.epoch)}
+        return e2b.E2B(self._session, place.account, seconds=seconds, tags=tags)
+
+    def place_of(self, run: Run, live: LiveRun) -> Place | None:
+        """Open the account that starts the sandbox of a run. None if the run has ended here."""
+        return execute.until_refused(run, live, lambda mode: _place(run))
+
+    def left(self) -> Sequence[tuple[Place, Sequence[Sandbox]]]:
+        """Open the accounts in which sandboxes of runs may exist that are no longer under way, with their rows."""
+        since = database_now() - LEFT_AFTER
+        rows = Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS, created_at__lt=since).exclude(UNDER_WAY)
+        by_account: dict[tuple[str, str], list[Sandbox]] = {}
+        for row in rows.select_related("org").order_by("id")[:LEFT_AT_ONCE]:
+            by_account.setdefault((row.org_id, row.provider_id), []).append(row)
+        found = ((_place_left(of[0]), of) for of in by_account.values())
+        return [(place, of) for place, of in found if place is not None]
+
+    async def close(self) -> None:
+        await self._session.close()
+
+
+def _place(run: Run) -> Place:
+    """
+    :raises NoEligiblePool: if the pool was removed or the account disconnected meanwhile
+    :raises CloudCannotReachServer: if this worker has another address of the server, which no cloud can reach
+    :raises CredentialUnreadable: if the vault cannot open the key now
+    """
+    pool = CapacityPool.objects.for_org(run.org).filter(name=run.pool).first()
+    provider_id, config = (run.pool, {}) if pool is None else (pool.provider_id, pool.config)
+    if provider_id not in CLOUDS:
+        raise NoEligiblePool(reason=f"The pool '{run.pool}' was removed.")
+    accounts.require_reachable(provider_id)
+    key = accounts.open_key(run.org, provider_id, why=Why(reason=Reason.DISPATCH, run_id=run.id))
+    if key is None:
+        raise NoEligiblePool(reason=f"The account of the pool '{run.pool}' was disconnected.")
+    account = accounts.account(run.org, key, config=config)
+    return Place(org_id=run.org_id, provider_id=provider_id, key=key, account=account)
+
+
+def _place_left(row: Sandbox) -> Place | None:
+    """Open the account of a sandbox that may have been left; None if it is not possible now."""
+    try:
+        key = accounts.open_key(row.org, row.provider_id, why=Why(reason=Reason.DISPATCH, run_id=row.run_id))
+    except RenseiError as fault:
+        logger.warning("account_not_opened", org_id=row.org_id, code=fault.code)
+        return None
+    if key is None:
+        return None
+    account = accounts.account(row.org, key, config={})
+    return Place(org_id=row.org_id, provider_id=row.provider_id, key=key, account=account)

@@ -1,0 +1,240 @@
+"""What every driver of a capacity provider does, each with sandboxes in which programs really run."""
+
+import asyncio
+import secrets
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from rensei.core.secret import Secret
+from rensei.dispatch.pools import e2b
+from rensei.dispatch.pools.bubblewrap import Bubblewrap
+from rensei.dispatch.pools.driver import Box, Driver, SandboxFault
+from tests.dispatch.test_bubblewrap import probe
+from tests.e2b_stand_in import Fault, StandIn
+
+PROVIDERS = ["sandbox", "e2b"]
+LINES_BYTES_MAX = 100_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _can_isolate() -> None:
+    if refusal := probe():
+        pytest.skip(f"No sandboxes here: {refusal}")
+
+
+@pytest.fixture(params=PROVIDERS)
+def with_driver(request: pytest.FixtureRequest, stand_in: StandIn) -> Callable[..., Any]:
+    """Do something with a driver, in an event loop."""
+
+    def carry(work: Callable[[Driver], Awaitable[Any]]) -> Any:
+        async def inside() -> Any:
+            async with drivers(request.param, stand_in) as driver:
+                return await work(driver)
+
+        return asyncio.run(inside())
+
+    return carry
+
+
+@asynccontextmanager
+async def drivers(provider: str, stand_in: StandIn, **account: Any) -> AsyncIterator[Driver]:
+    if provider == "sandbox":
+        local = Bubblewrap()
+        yield local
+        await local.close()
+        return
+    given = {
+        "api_url": stand_in.url,
+        "key": Secret(stand_in.key),
+        "server_url": "https://rensei.example.com",
+        "tags": {"of": "test"},
+    }
+    async with aiohttp.ClientSession() as session:
+        yield e2b.E2B(session, e2b.Account(**{**given, **account}), seconds=60)
+
+
+async def begun(driver: Driver, program: str, *, files: dict[str, bytes] | None = None, **options: Any) -> Box:
+    box = await driver.create(
+        f"box_{secrets.token_hex(8)}",
+        token=Secret("rsr_canary"),
+        request_bytes_max=1,
+        lines_bytes_max=LINES_BYTES_MAX,
+        **options,
+    )
+    await box.start(driver.program_of("program.py"), files={"program.py": program.encode(), **(files or {})})
+    return box
+
+
+async def left(driver: Driver) -> None:
+    """Leave a sandbox as a worker that was killed."""
+    box = await begun(driver, "import time; time.sleep(600)")
+    assert isinstance(box, e2b.E2BBox)
+    assert box._stream is not None
+    box._stream.close()
+
+
+async def written(box: Box) -> list[str]:
+    return [line.decode() async for line in box.follow()]
+
+
+class TestADriver:
+    def test_runs_a_program_with_its_files(self, with_driver: Any) -> None:
+        async def work(driver: Driver) -> list[str]:
+            program = "import pathlib\nprint(pathlib.Path(__file__).with_name('given').read_text())\nprint('second')"
+            box = await begun(driver, program, files={"given": b"What was given."})
+            lines = await written(box)
+            assert box.exit_code == 0
+            assert await box.destroy()
+            return lines
+
+        assert with_driver(work) == ["What was given.\n", "second\n"]
+
+    def test_yields_lines_while_the_program_goes_on(self, with_driver: Any) -> None:
+        async def work(driver: Driver) -> bytes:
+            box = await begun(driver, "import time\nprint('first', flush=True)\ntime.sleep(600)")
+            lines = box.follow()
+            first = await anext(lines)
+            await box.destroy()
+            return first
+
+        assert with_driver(work) == b"first\n"
+
+    def test_yields_long_lines_whole(self, with_driver: Any) -> None:
+        async def work(driver: Driver) -> list[str]:
+            box = await begun(driver, f"print('x' * {LINES_BYTES_MAX - 2})")
+            lines = await written(box)
+            await box.destroy()
+            return lines
+
+        assert list(map(len, with_driver(work))) == [LINES_BYTES_MAX - 1]
+
+    @pytest.mark.parametrize("program", ["print('x' * 200_000)", "for _ in range(200_000): print('x')"])
+    def test_stops_reading_a_flood(self, with_driver: Any, program: str) -> None:
+        async def work(driver: Driver) -> None:
+            box = await begun(driver, program)
+            with pytest.raises(SandboxFault, match="wrote too"):
+                await written(box)
+            assert await box.destroy()
+
+        with_driver(work)
+
+    def test_lists_those_that_exist_and_destroys_them_by_their_ids(self, with_driver: Any) -> None:
+        async def work(driver: Driver) -> None:
+            before = set(await driver.list())
+            boxes = [await begun(driver, "import time; time.sleep(600)") for _ in range(2)]
+            there = set(await driver.list()) - before
+            assert len(there) == 2
+            for box in boxes:
+                await box.destroy()
+            for box_id in there:
+                # It may be gone, or another worker may be at it.
+                await driver.destroy(box_id)
+            assert not there & set(await driver.list())
+
+        with_driver(work)
+
+    def test_destroys_what_was_never_started(self, with_driver: Any) -> None:
+        async def work(driver: Driver) -> bool:
+            box = await driver.create("box_none", token=Secret(""), request_bytes_max=1, lines_bytes_max=1)
+            return await box.destroy()
+
+        assert with_driver(work) is True
+
+    def test_gives_the_program_no_token(self, with_driver: Any) -> None:
+        program = """
+import os, pathlib, sys
+found = repr(dict(os.environ)) + " ".join(sys.argv)
+for folder in ("/run", "/workspace", "/tmp", "/home"):
+    for path in pathlib.Path(folder).rglob("*"):
+        if path.is_file() and path.name != "program.py":
+            found += path.read_text(errors="replace")
+for path in pathlib.Path("/proc").glob("[0-9]*/[ce][mn][dv]*"):
+    found += path.read_text(errors="replace")
+print("rsr_" + "canary" in found)
+"""
+
+        async def work(driver: Driver) -> list[str]:
+            box = await begun(driver, program)
+            lines = await written(box)
+            await box.destroy()
+            return lines
+
+        assert with_driver(work) == ["False\n"]
+
+
+class TestE2B:
+    """What only a driver of a cloud has to do."""
+
+    def test_lists_all_pages(self, stand_in: StandIn) -> None:
+        stand_in.page_size = 2
+
+        async def work() -> int:
+            async with drivers("e2b", stand_in) as driver:
+                for _ in range(5):
+                    await left(driver)
+                return len(await driver.list())
+
+        assert asyncio.run(work()) == 5
+        stand_in.page_size = 100
+
+    def test_sees_no_sandboxes_of_other_tags_and_keys(self, stand_in: StandIn) -> None:
+        async def work() -> list[int]:
+            async with drivers("e2b", stand_in) as driver:
+                await left(driver)
+            counts = []
+            for other in ({"tags": {"of": "other"}}, {"key": Secret(max(stand_in.keys))}):
+                async with drivers("e2b", stand_in, **other) as driver:
+                    counts.append(len(await driver.list()))
+            return counts
+
+        assert asyncio.run(work()) == [0, 0]
+
+    def test_tells_apart_how_a_program_and_how_its_sandbox_ended(self, stand_in: StandIn) -> None:
+        async def work(program: str, *, is_killed: bool = False) -> int | None:
+            async with drivers("e2b", stand_in) as driver:
+                box = await begun(driver, program)
+                if is_killed:
+                    threading.Timer(0.2, lambda: stand_in.kill(stand_in.live()[-1])).start()
+                await written(box)
+                return box.exit_code
+
+        assert asyncio.run(work("raise SystemExit(3)")) == 3
+        with pytest.raises(SandboxFault, match="E2B ended it"):
+            asyncio.run(work("import time; time.sleep(600)", is_killed=True))
+
+    def test_ends_at_its_lifetime(self, stand_in: StandIn) -> None:
+        async def work() -> None:
+            async with drivers("e2b", stand_in, seconds_max=1) as driver:
+                await written(await begun(driver, "import time; time.sleep(600)"))
+
+        with pytest.raises(SandboxFault, match="E2B ended it"):
+            asyncio.run(work())
+
+    def test_says_that_it_may_be_left(self, stand_in: StandIn) -> None:
+        async def work() -> list[bool]:
+            async with drivers("e2b", stand_in) as driver:
+                box = await begun(driver, "pass")
+                stand_in.faults.append(Fault(method="DELETE", path="/sandboxes/", does=500))
+                return [await box.destroy(), await box.destroy()]
+
+        assert asyncio.run(work()) == [False, True]
+
+    def test_keeps_its_key_out_of_errors(self, stand_in: StandIn) -> None:
+        async def work() -> None:
+            async with drivers("e2b", stand_in, api_url="http://127.0.0.1:9") as driver:
+                await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault) as fault:
+            asyncio.run(work())
+
+        shown, each = "", fault.value
+        while each is not None:
+            shown += repr(each) + repr(vars(each))
+            each = each.__cause__ or each.__context__
+        assert stand_in.key not in shown
+        assert "rsr_canary" not in shown

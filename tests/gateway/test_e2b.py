@@ -1,0 +1,483 @@
+"""Runs and agents in E2B's sandboxes: the real gateway, and a stand-in of E2B in which programs really run."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import Callable
+from contextlib import closing
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from billing.models import CostEvent
+from integrations.keys import services as integrations
+from integrations.models import Integration, KeyOpening
+from rensei.core.clock import database_now
+from rensei.core.errors import RenseiError
+from rensei.core.secret import Secret
+from rensei.dispatch import agents, pools, services
+from rensei.dispatch.admission import admit
+from rensei.dispatch.admission.requests import DispatchRequest, messages_from
+from rensei.dispatch.execution import one_call, reaper
+from rensei.dispatch.execution.sandboxes import Sandboxes
+from rensei.dispatch.models import Attempt, Run, Sandbox
+from rensei.orgs.access import Access
+from tests.dispatch.reconcile import assert_explained
+from tests.dispatch.test_crashes import let_leases_run_out
+from tests.dying import die_at
+from tests.e2b_stand_in import Box, Fault, StandIn
+from tests.gateway.server import Server
+from tests.gateway.test_agents import AGENT, DOLLAR
+from tests.gateway.test_sandbox_crashes import carry_the_next, plant_death
+from tests.waiting import wait_until
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+HOST = "rensei.example.com"
+CREATE = ("POST", "/v2/sandboxes")
+
+
+@pytest.fixture
+def e2b(stand_in: StandIn, server: Server, running: Sandboxes, settings: Any) -> StandIn:
+    """E2B, which reaches the gateway under a public name."""
+    settings.PUBLIC_URL = f"https://{HOST}"
+    stand_in.hosts[HOST] = server.url
+    return stand_in
+
+
+@pytest.fixture
+def account(e2b: StandIn, ada_access: Access) -> Integration:
+    """Acme's account at E2B."""
+    return integrations.add_integration(ada_access, provider="e2b", api_key=Secret(e2b.key))
+
+
+@pytest.fixture
+def dispatch(ada_access: Access, account: Integration) -> Callable[..., Run]:
+    def send(text: str, *, pool: str = "e2b") -> Run:
+        asked = messages_from(text=text, messages=None)
+        return admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked, pool=pool))
+
+    return send
+
+
+@pytest.fixture
+def dispatch_agent(ada_access: Access, account: Integration) -> Callable[..., Run]:
+    def send(lines: str, *, cost: int = DOLLAR, **agent: Any) -> Run:
+        files = [{"path": "agent.py", "content": AGENT + lines}]
+        spec = agents.checked({"program": ["python3", "agent.py"], "files": files, **agent})
+        asked = messages_from(text="My task.", messages=None)
+        request = DispatchRequest(
+            profile_id="prof_deep", messages=asked, pool="e2b", max_cost_picodollars=cost, agent=spec
+        )
+        return admit.dispatch(ada_access, request)
+
+    return send
+
+
+class TestARun:
+    @pytest.mark.parametrize("mode", ["byok", "metered"])
+    def test_calls_from_inside_and_is_paid_as_every_run(
+        self, request: Any, mode: str, dispatch: Any, finish: Any, simulator: Any, e2b: StandIn
+    ) -> None:
+        request.getfixturevalue(mode)
+
+        run = finish(dispatch("[[reply 60 words]] Hello."))
+
+        assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
+        assert run.output_text
+        assert CostEvent.objects.get().billed == (mode == "metered")
+        sandbox = run.sandboxes.get()
+        assert (sandbox.provider_id, sandbox.ended_at is not None) == ("e2b", True)
+        assert e2b.live() == []
+        assert_explained(simulator)
+
+    def test_may_reach_this_server_only_and_holds_no_token(
+        self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn
+    ) -> None:
+        run = finish(dispatch("Hello."))
+
+        (box,) = e2b.boxes.values()
+        new = box.new
+        added = new["network"]["rules"][HOST][0]["transform"]["headers"]["Authorization"]
+        assert (new["network"]["allowOut"], new["network"]["denyOut"]) == ([HOST], ["0.0.0.0/0"])
+        assert added.startswith("Bearer rsr_")
+        # A sandbox ends by itself soon after the deadline of its run.
+        assert new["timeout"] <= (run.deadline_at - run.created_at).total_seconds() + 61
+        assert new["metadata"] == {
+            "rensei-installation": HOST,
+            "rensei-organization": run.org_id,
+            "rensei-run": run.id,
+            "rensei-epoch": "1",
+            "rensei-sandbox": run.sandboxes.get().id,
+        }
+        ((host, method, path, headers),) = e2b.passed
+        assert (host, method, path, headers["Authorization"]) == (HOST, "POST", "/v1/messages", added)
+
+    def test_opens_the_key_of_the_account_for_it(
+        self, byok: Any, account: Integration, dispatch: Any, finish: Any
+    ) -> None:
+        run = finish(dispatch("Hello."))
+
+        opened = KeyOpening.objects.filter(run_id=run.id).values_list("record_id", flat=True)
+        assert set(opened) == {account.id, run.credential_id}
+
+    def test_ends_with_the_error_of_its_call(self, byok: Any, dispatch: Any, finish: Any, simulator: Any) -> None:
+        run = finish(dispatch("[[fault:cut after=5]] Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "PROVIDER_STREAM_BROKEN")
+        assert_explained(simulator)
+
+    def test_is_refused_by_the_gateway_in_its_words(
+        self, byok: Any, ada_access: Access, dispatch: Any, finish: Any
+    ) -> None:
+        run = dispatch("Hello.")
+        Integration.objects.filter(provider="claude").delete()
+
+        finish(run)
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "BYOK_NOT_CONFIGURED")
+
+    def test_is_cancelled(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Any, e2b: StandIn, simulator: Any
+    ) -> None:
+        run = dispatch("[[reply 400 words]] [[slow 0.05]]")
+        running.start_next()
+        wait_until(lambda: run.chunks.filter(kind="delta").exists(), what="the answer")
+
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not e2b.live(), what="the end of the sandbox", seconds=5)
+        wait_until(lambda: not running._running, what="the end")
+
+        run.refresh_from_db()
+        assert (run.state, run.output_text != "") == (Run.State.CANCELLED, True)
+        assert_explained(simulator)
+
+    def test_uses_what_its_pool_is_set_to(
+        self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, e2b: StandIn
+    ) -> None:
+        services.create_pool(ada_access, name="cloud", provider_id="e2b", config={"lifetimeSeconds": 120})
+
+        run = finish(dispatch("Hello.", pool="cloud"))
+
+        (box,) = e2b.boxes.values()
+        assert (run.state, run.pool) == (Run.State.SUCCEEDED, "cloud")
+        assert (box.new["templateID"], box.new["timeout"]) == ("base", 120)
+
+
+class TestAnAgent:
+    def test_calls_and_leaves_files(
+        self, byok: Any, dispatch_agent: Any, finish: Any, e2b: StandIn, simulator: Any
+    ) -> None:
+        lines = """
+print(sys.stdin.read(), os.environ["ANTHROPIC_BASE_URL"])
+print(ask("[[reply 5 words]]")[0], ask("[[reply 5 words]] again")[0])
+open("made.txt", "w").write("made")
+print("working", file=sys.stderr)
+"""
+        run = finish(dispatch_agent(lines, outputs=["*.txt"]))
+
+        assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
+        assert run.output_text == f"My task. https://{HOST}\n200 200\n"
+        assert [(file.path, bytes(file.content)) for file in run.files.all()] == [("made.txt", b"made")]
+        assert run.attempts.count() == 2
+        assert e2b.live() == []
+        assert_explained(simulator)
+
+    def test_makes_no_call_that_its_cap_does_not_cover(
+        self, metered: Any, dispatch_agent: Any, finish: Any, simulator: Any
+    ) -> None:
+        lines = """
+open("made.txt", "w").write("before")
+for number in range(50):
+    status, said = ask("[[reply 300 words]]", max_tokens=400)
+    if status != 200:
+        print(status)
+        sys.exit(1)
+"""
+        run = finish(dispatch_agent(lines, cost=DOLLAR // 40, outputs=["*.txt"]))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "SPEND_CAP_EXCEEDED")
+        assert run.output_text == "429\n"
+        assert run.files.count() == 1
+        assert 0 < run.amount_picodollars <= DOLLAR // 40
+        assert_explained(simulator)
+
+    def test_waits_for_its_call_before(self, byok: Any, dispatch_agent: Any, finish: Any, simulator: Any) -> None:
+        lines = """
+import threading
+answers = []
+asking = [threading.Thread(target=lambda: answers.append(ask("[[reply 20 words]] [[slow 0.01]]")[0])) for _ in range(4)]
+for each in asking: each.start()
+for each in asking: each.join()
+print(answers)
+"""
+        run = finish(dispatch_agent(lines))
+
+        assert (run.output_text, run.attempts.count()) == ("[200, 200, 200, 200]\n", 4)
+        assert_explained(simulator)
+
+    def test_is_stopped_and_leaves_what_it_made(
+        self, byok: Any, ada_access: Access, dispatch_agent: Any, running: Any, e2b: StandIn
+    ) -> None:
+        lines = 'open("made.txt", "w").write("x"); print("begun", flush=True); import time; time.sleep(600)'
+        run = dispatch_agent(lines, outputs=["*.txt"])
+        running.start_next()
+        wait_until(lambda: run.chunks.filter(kind="delta").exists(), what="the program")
+
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not running._running, what="the end", seconds=10)
+
+        run.refresh_from_db()
+        assert (run.state, run.files.count()) == (Run.State.CANCELLED, 1)
+        assert e2b.live() == []
+
+
+class TestADispatch:
+    @pytest.fixture
+    def refused(self, byok: Any, ada_access: Access) -> Callable[[], str]:
+        def read() -> str:
+            try:
+                pools.find_pool(ada_access.org, "e2b").require_driver()
+            except RenseiError as refusal:
+                return f"{refusal.code} {refusal.detail}"
+            return ""
+
+        return read
+
+    def test_is_refused_without_an_account(self, e2b: StandIn, refused: Callable[[], str]) -> None:
+        assert refused().startswith("NO_ELIGIBLE_POOL No account at E2B is connected. An owner or admin connects one")
+
+    def test_is_refused_where_no_cloud_reaches_the_server(
+        self, e2b: StandIn, account: Integration, refused: Callable[[], str], settings: Any
+    ) -> None:
+        for url in (
+            "http://127.0.0.1:8000",
+            "https://192.168.1.7",
+            "https://203.0.113.9",
+            "https://[2606:4700::1]",
+            "https://localhost",
+            "https://rensei",
+            "https://rensei.internal",
+            "http://rensei.example.com",
+            "https://rensei.example.com:8443",
+        ):
+            settings.PUBLIC_URL = url
+
+            assert refused().startswith(f"POOL_CANNOT_REACH_SERVER A sandbox at E2B cannot reach this server at {url}")
+        assert e2b.boxes == {}
+
+    def test_is_admitted_with_both(self, account: Integration, refused: Callable[[], str]) -> None:
+        assert refused() == ""
+
+    def test_of_a_host_session_needs_local_capacity(
+        self, account: Integration, ada_access: Access, make_profile: Any, catalog: None
+    ) -> None:
+        make_profile(auth_modes=["host-session"])
+        asked = messages_from(text="Hello.", messages=None)
+
+        with pytest.raises(RenseiError) as refusal:
+            admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked, pool="e2b"))
+
+        assert refusal.value.code == "AUTH_MODE_REQUIRES_LOCAL_CAPACITY"
+
+    def test_waits_for_no_worker_that_isolates(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, e2b: StandIn
+    ) -> None:
+        inside, outside = dispatch("Hello.", pool="sandbox"), dispatch("Hello.")
+        running.refusal = "no bubblewrap."
+
+        assert running.start_next()
+        wait_until(lambda: not running._running, what="the sandbox")
+
+        assert not running.start_next()
+        inside.refresh_from_db()
+        outside.refresh_from_db()
+        assert (inside.state, outside.state) == (Run.State.QUEUED, Run.State.SUCCEEDED)
+        services.cancel_run(ada_access, inside)
+
+
+class TestABadDay:
+    @pytest.mark.parametrize(
+        ("does", "code"),
+        [
+            (401, "POOL_CREDENTIAL_REFUSED"),
+            (429, "POOL_FULL"),
+            (503, "POOL_FULL"),
+            (404, "SANDBOX_NOT_CREATED"),
+        ],
+    )
+    def test_in_which_none_is_created(
+        self, byok: Any, account: Integration, dispatch: Any, finish: Any, e2b: StandIn, does: int, code: str
+    ) -> None:
+        e2b.faults.append(Fault(method="POST", path="/v2/sandboxes", does=does))
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, code)
+        assert not run.attempts.exists()
+        assert e2b.boxes == {}
+        assert run.sandboxes.get().ended_at is not None
+        account.refresh_from_db()
+        assert account.status == ("failing" if code == "POOL_CREDENTIAL_REFUSED" else "untested")
+
+    def test_with_an_answer_that_is_lost_once(self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn) -> None:
+        e2b.faults.append(Fault(method="POST", path="/v2/sandboxes", does="lost"))
+
+        run = finish(dispatch("Hello."))
+
+        assert run.state == Run.State.SUCCEEDED
+        assert (len(e2b.boxes), e2b.live()) == (1, [])
+
+    @pytest.mark.parametrize("after", ["lost", 429])
+    def test_with_an_answer_that_is_lost_for_good(
+        self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn, after: int | str
+    ) -> None:
+        e2b.faults += [Fault(method="POST", path="/v2/sandboxes", does=does) for does in ("lost", after)]
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_NOT_CREATED")
+        assert (len(e2b.boxes), e2b.live()) == (1, [])
+        assert run.sandboxes.get().ended_at is not None
+
+    def test_with_a_template_without_python(
+        self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, e2b: StandIn
+    ) -> None:
+        services.create_pool(ada_access, name="bare", provider_id="e2b", config={"template": "without-python"})
+
+        run = finish(dispatch("Hello.", pool="bare"))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_NOT_CREATED")
+        assert "no Python 3" in run.error["detail"]
+        assert e2b.live() == []
+
+    @pytest.mark.parametrize("path", ["/files", "/process.Process/Start"])
+    def test_in_which_the_sandbox_dies_before_its_call(
+        self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn, path: str
+    ) -> None:
+        e2b.faults.append(Fault(method="POST", path=path, does=502))
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_NOT_CREATED")
+        assert not run.attempts.exists()
+        assert e2b.live() == []
+
+    def test_in_which_the_sandbox_dies_during_its_call(
+        self, metered: Any, dispatch: Any, running: Any, e2b: StandIn, simulator: Any
+    ) -> None:
+        run = dispatch("[[reply 150 words]] [[slow 0.02]]")
+        running.start_next()
+        wait_until(lambda: run.chunks.filter(kind="delta").exists(), what="the answer")
+
+        (box,) = e2b.live()
+        e2b.kill(box)
+        wait_until(lambda: not running._running, what="the end")
+
+        run.refresh_from_db()
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_LOST")
+        # The gateway reads the answer to its end, and it is paid for.
+        assert run.attempts.get().state == Attempt.State.SETTLED
+        assert_explained(simulator)
+
+    def test_in_which_it_does_not_reach_the_server(
+        self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        program = one_call.PROGRAM.replace(b"REACH_SECONDS = 60.0", b"REACH_SECONDS = 0.0")
+        monkeypatch.setattr(
+            one_call, "PROGRAM", program.replace(b"HTTPSConnection(", b"HTTPSConnection(port=444, host=")
+        )
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "POOL_CANNOT_REACH_SERVER")
+
+    def test_in_which_its_pool_is_removed(
+        self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, e2b: StandIn
+    ) -> None:
+        pool = services.create_pool(ada_access, name="cloud", provider_id="e2b", config={})
+        run = dispatch("Hello.", pool="cloud")
+        services.remove_pool(ada_access, pool)
+
+        finish(run)
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "NO_ELIGIBLE_POOL")
+        assert e2b.boxes == {}
+
+    def test_in_which_its_account_is_disconnected(
+        self, byok: Any, account: Integration, dispatch: Any, finish: Any, e2b: StandIn
+    ) -> None:
+        run = dispatch("Hello.")
+        account.delete()
+
+        finish(run)
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "NO_ELIGIBLE_POOL")
+        assert e2b.boxes == {}
+
+
+class TestAWorkerThatDies:
+    @pytest.mark.parametrize("point", ["after-the-row", "mid-stream"])
+    def test_leaves_no_sandbox(
+        self, byok: Any, dispatch: Any, running: Sandboxes, e2b: StandIn, simulator: Any, finish: Any, point: str
+    ) -> None:
+        run = dispatch("[[reply 200 words]] [[slow 0.02]]")
+        die_at(point, plant=plant_death, work=carry_the_next)
+        wait_until(lambda: not Attempt.objects.filter(state=Attempt.State.OPEN).exists(), what="the call")
+        let_leases_run_out()
+        reaper.reap()
+
+        assert len(e2b.live()) == (point == "mid-stream")
+        _sweep(running)
+        # A creation may be under way still.
+        assert Sandbox.objects.get().ended_at is None
+        Sandbox.objects.update(created_at=database_now() - timedelta(minutes=3))
+        _sweep(running)
+
+        assert e2b.live() == []
+        assert Sandbox.objects.get().ended_at is not None
+        run.refresh_from_db()
+        assert run.state == (Run.State.FAILED if point == "mid-stream" else Run.State.QUEUED)
+        if run.state == Run.State.QUEUED:
+            assert finish(run).state == Run.State.SUCCEEDED
+        assert_explained(simulator)
+
+    def test_leaves_those_of_others(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, e2b: StandIn, connect: Any
+    ) -> None:
+        run = dispatch("[[reply 400 words]] [[slow 0.05]]")
+        running.start_next()
+        wait_until(lambda: len(e2b.live()) == 1, what="the sandbox")
+        (box,) = e2b.live()
+        dead = dispatch("Hello.")
+        services.cancel_run(ada_access, dead)
+        Sandbox.objects.create(
+            org=dead.org,
+            run=dead,
+            epoch=1,
+            pool="e2b",
+            provider_id="e2b",
+            token_digest="x",
+            calls_left=0,
+            created_at=database_now() - timedelta(hours=1),
+        )
+        left = _made_by_hand(e2b, box, Sandbox.objects.get(run=dead).id)
+
+        _sweep(running)
+
+        assert e2b.live() == [box]
+        assert left.is_dead
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not running._running, what="the end")
+
+
+def _sweep(running: Sandboxes) -> None:
+    asyncio.run_coroutine_threadsafe(running._sweep_once(), running._loop).result(timeout=30)
+
+
+def _made_by_hand(e2b: StandIn, like: Box, sandbox_id: str) -> Box:
+    new = {**like.new, "metadata": {**like.new["metadata"], "rensei-sandbox": sandbox_id}}
+    with closing(http.client.HTTPConnection(e2b.url.removeprefix("http://"))) as link:
+        link.request("POST", "/v2/sandboxes", json.dumps(new), {"X-API-KEY": e2b.key})
+        return e2b.boxes[json.loads(link.getresponse().read())["sandboxID"]]

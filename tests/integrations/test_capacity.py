@@ -1,0 +1,168 @@
+"""Connecting an account at a capacity provider: by REST and on the pages, as a provider of models is connected."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.test import Client
+from rest_framework.test import APIClient
+
+from integrations.keys import platform
+from integrations.models import Integration
+from rensei.core.errors import FieldError
+from rensei.core.secret import Secret
+from rensei.dispatch import services
+from rensei.orgs.access import Access
+from rensei.orgs.models import User
+from tests.e2b_stand_in import Fault, StandIn
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def api(ada: User, ada_access: Access, api_as: Callable[..., APIClient]) -> APIClient:
+    return api_as(ada)
+
+
+def new(key: str, **fields: Any) -> dict[str, Any]:
+    return {"provider": "e2b", "apiKey": key, **fields}
+
+
+class TestByRest:
+    def test_is_a_provider_of_capacity(self, api: APIClient, ada_access: Access) -> None:
+        found = {one["id"]: one for one in api.get("/api/v1/providers").json()["results"]}
+
+        assert (found["e2b"]["category"], found["e2b"]["authModes"]) == ("Capacity", [])
+
+    def test_is_connected_tested_and_rotated(self, api: APIClient, stand_in: StandIn) -> None:
+        made = api.post("/api/v1/integrations", new(stand_in.key))
+        assert made.status_code == 201
+        assert stand_in.key not in made.content.decode()
+        address = f"/api/v1/integrations/{made.json()['id']}"
+
+        assert api.post(f"{address}/test").json()["ok"] is True
+        assert api.get(address).json()["status"] == "ok"
+        assert api.post(f"{address}/rotate", {"apiKey": f"e2b_{'c' * 40}"}).status_code == 400
+        assert api.post(f"{address}/rotate", {"apiKey": max(stand_in.keys)}).status_code == 200
+        assert ("GET", "/v2/sandboxes") in stand_in.requests
+        assert api.delete(address).status_code == 204
+
+    @pytest.mark.parametrize(
+        ("status", "code", "is_conclusive"),
+        [
+            (401, "KEY_REJECTED", True),
+            (403, "KEY_REJECTED", True),
+            (429, "RATE_LIMITED", False),
+            (500, "SERVER_ERROR", False),
+        ],
+    )
+    def test_tells_what_its_test_found(
+        self, api: APIClient, stand_in: StandIn, status: int, code: str, is_conclusive: bool
+    ) -> None:
+        made = api.post("/api/v1/integrations", new(stand_in.key)).json()
+        stand_in.faults.append(Fault(method="GET", path="/v2/sandboxes", does=status))
+
+        verdict = api.post(f"/api/v1/integrations/{made['id']}/test").json()
+
+        assert (verdict["ok"], verdict["code"]) == (False, code)
+        assert Integration.objects.get().status == ("failing" if is_conclusive else "untested")
+
+    def test_tells_that_it_was_not_reached(self, api: APIClient, settings: Any, ada_access: Access) -> None:
+        settings.RENSEI_E2B_BASE_URL = "http://127.0.0.1:9"
+
+        verdict = api.post("/api/v1/integrations/test", new(f"e2b_{'a' * 40}")).json()
+
+        assert (verdict["ok"], verdict["code"]) == (False, "UNREACHABLE")
+
+    @pytest.mark.parametrize(
+        ("fields", "status", "word"),
+        [
+            ({"apiKey": "sk-ant-api03-" + "a" * 40}, 422, "KEY_KIND_REFUSED"),
+            ({"baseUrl": "https://proxy.example.com"}, 400, "/baseUrl"),
+            ({"workspaceId": "wrkspc_1"}, 400, "/workspaceId"),
+            (
+                {
+                    "federation": {
+                        "ruleId": "fdrl_abcd1234",
+                        "organizationId": "0" * 36,
+                        "serviceAccountId": "svac_abcd1234",
+                    }
+                },
+                400,
+                "/apiKey",
+            ),
+        ],
+    )
+    def test_is_refused_what_it_has_not(
+        self, api: APIClient, ada_access: Access, fields: dict[str, Any], status: int, word: str
+    ) -> None:
+        answer = api.post("/api/v1/integrations", new(f"e2b_{'a' * 40}") | fields)
+
+        assert answer.status_code == status
+        assert word in answer.content.decode()
+        assert not Integration.objects.exists()
+
+    def test_signs_for_no_profile(self, api: APIClient, ada_access: Access, catalog: None) -> None:
+        made = api.post("/api/v1/integrations", new(f"e2b_{'a' * 40}")).json()
+        profile = {"name": "deep", "provider": "claude", "modelId": "claude-opus-4-8", "authModes": ["byok"]}
+
+        answer = api.post("/api/v1/profiles", {**profile, "integrationId": made["id"]})
+
+        assert answer.status_code == 400
+        assert "/integrationId" in answer.content.decode()
+        assert api.post("/api/v1/profiles", {**profile, "provider": "e2b"}).status_code == 400
+
+    def test_is_in_no_pool_of_the_platform(self, db: None) -> None:
+        with pytest.raises(FieldError):
+            platform.add_platform_key(
+                actor=None, provider="e2b", pool="metered", name="e2b", api_key=Secret(f"e2b_{'a' * 40}")
+            )
+
+
+class TestOnThePages:
+    def test_is_chosen_and_connected(self, stand_in: StandIn, ada: User, ada_access: Access, client: Client) -> None:
+        client.force_login(ada)
+
+        assert "E2B" in client.get("/o/acme/settings/integrations/add").content.decode()
+        form = client.get("/o/acme/settings/integrations/add/e2b").content.decode()
+        assert "test message" not in form
+        assert "Workspace ID" not in form
+        fields = {"api_key": stand_in.key, "name": "Cloud", "base_url": "", "workspace_id": ""}
+        tested = client.post("/o/acme/settings/integrations/add/e2b", {**fields, "action": "test"}).content.decode()
+        assert "Key works." in tested
+        client.post("/o/acme/settings/integrations/add/e2b", {**fields, "action": "save"})
+
+        made = Integration.objects.get()
+        assert (made.provider, made.name) == ("e2b", "Cloud")
+        shown = client.get("/o/acme/settings/integrations").content.decode()
+        assert "Cloud" in shown
+        assert "Send a test message" not in shown
+        assert client.post(f"/o/acme/settings/integrations/{made.id}/message").status_code == 404
+        for page in ("edit", "rotate", "remove"):
+            assert client.get(f"/o/acme/settings/integrations/{made.id}/{page}").status_code == 200
+        # The first steps lead to a provider of models still.
+        assert "Connect" in client.get("/o/acme/").content.decode()
+
+
+class TestAPool:
+    def test_is_refused_with_another_setting(self, ada_access: Access) -> None:
+        configs: list[tuple[dict[str, Any], str]] = [
+            ({"template": ""}, "/config/template"),
+            ({"template": "a b"}, "/config/template"),
+            ({"template": 1}, "/config/template"),
+            ({"lifetimeSeconds": 59}, "/config/lifetimeSeconds"),
+            ({"lifetimeSeconds": 86401}, "/config/lifetimeSeconds"),
+            ({"lifetimeSeconds": True}, "/config/lifetimeSeconds"),
+            ({"lifetimeSeconds": 60.5}, "/config/lifetimeSeconds"),
+            ({"memory": 1}, "/config/memory"),
+        ]
+        for config, pointer in configs:
+            with pytest.raises(FieldError) as refusal:
+                services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config)
+
+            assert refusal.value.errors[0]["pointer"] == pointer
+
+    def test_takes_its_settings(self, ada_access: Access) -> None:
+        config = {"template": "team/my-template:v2", "lifetimeSeconds": 86400}
+
+        assert services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config).config == config
