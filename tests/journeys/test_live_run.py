@@ -45,18 +45,18 @@ class TestAMember:
         person.opens_the_run()
 
         tokens, cost, time = (figure(person, name) for name in ("Tokens", "Cost", "Time"))
-        expect(tokens).to_have_text(re.compile(r"^≈ [1-9]"))
-        expect(cost).to_have_text(re.compile(r"^≈ \$0\.\d*[1-9]"))
+        expect(tokens).to_have_text(re.compile(r"^\s*≈ [1-9]"))
+        expect(cost).to_have_text(re.compile(r"^\s*≈ \$0\.\d*[1-9]"))
         first, spent = number(tokens.inner_text()), number(cost.inner_text())
         # The figures are those of one moment, and the page is loaded anew with each second.
-        expect(tokens).not_to_have_text(re.compile(rf"^≈ {first}\D"))
+        expect(tokens).not_to_have_text(re.compile(rf"^\s*≈ {first}\D"))
         assert number(tokens.inner_text()) > first
         assert number(cost.inner_text()) > spent
-        expect(time).to_have_text(re.compile(r"^[1-9]\d* s"))
+        expect(time).to_have_text(re.compile(r"^\s*[1-9]\d* s"))
         expect(time).not_to_contain_text("ago")
 
         person.reads_the_answer()
         run, charge = Run.objects.get(), CostEvent.objects.get()
-        expect(tokens).to_have_text(re.compile(rf"^{run.usage['output_tokens']}\D"))
+        expect(tokens).to_have_text(re.compile(rf"^\s*{run.usage['output_tokens']}\D"))
         assert charge.output_tokens == run.usage["output_tokens"] > first
         assert charge.amount_picodollars > spent * 10**12

@@ -58,7 +58,7 @@ class TestAnOwner:
 
         preview = person.section("Preview")
         expect(preview).to_contain_text("1 profile, 0 runs of the last 7 days would be refused")
-        expect(preview.get_by_role("listitem")).to_have_text([re.compile(r"\* BYOK: Inherit .*Deny$")])
+        expect(preview.get_by_role("listitem")).to_have_text([re.compile(r"\* BYOK: Inherit\s.*Deny\s*$", re.DOTALL)])
         affected = preview.get_by_role("row")
         expect(affected).to_have_count(3)
         expect(affected.nth(1)).to_contain_text("own key only")
