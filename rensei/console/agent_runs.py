@@ -37,7 +37,12 @@ class Program:
     files: Sequence[tuple[str, int]]
     variables: Sequence[str]
     outputs: Sequence[str]
+    turns_at_most: int | None
     seconds: int
+
+    @property
+    def is_claude_code(self) -> bool:
+        return self.command == agents.CLAUDE_CODE
 
     @property
     def files_bytes(self) -> int:
@@ -78,6 +83,8 @@ def program_of(body: Mapping[str, Any]) -> Program:
         files=[(file["path"], len(agents.content_of(file))) for file in agent["files"]],
         variables=sorted(agent["env"]),
         outputs=agent["outputs"],
+        # Former agents have none.
+        turns_at_most=agent.get("maxTurns"),
         seconds=agent["timeoutSeconds"],
     )
 

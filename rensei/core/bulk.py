@@ -49,8 +49,9 @@ def lock_each(guarded: QuerySet[Any], rows: Sequence[Mapping[str, Any]]) -> set[
     """
     Lock the rows of a guarded query set that are still as the caller has read them, until the end of the transaction.
 
-    A row is the values that it must have, including its primary key; all rows name the same fields. The importing
-    module makes the query set once, because its statement is cached. Returns the primary keys of the locked rows.
+    They are locked in the order of their primary keys. A row is the values that it must have, including that key; all
+    rows name the same fields. The importing module makes the query set once, because its statement is cached. Returns
+    the primary keys of the locked rows.
     """
     if connection.vendor != "postgresql":
         # SQLite has one writer.
@@ -128,7 +129,7 @@ def _locking(guarded: QuerySet[Any], known: tuple[str, ...]) -> tuple[str, dict[
     table, key = _table(guarded.model), _column(guarded.model._meta.pk)  # noqa: SLF001
     sql = (
         f"SELECT {table}.{key} FROM {table}, {_recordset(given)} "  # noqa: S608 - names of the model's own
-        f"WHERE {matches} FOR NO KEY UPDATE OF {table}"
+        f"WHERE {matches} ORDER BY {table}.{key} FOR NO KEY UPDATE OF {table}"
     )
     return sql, dict(zip(given, known, strict=True)), params
 

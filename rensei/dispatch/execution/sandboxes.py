@@ -44,8 +44,9 @@ FLUSH_SECONDS = 0.25
 # An answered call is settled within a tenth of a second. One whose gateway died is not.
 SETTLED_WITHIN_SECONDS = 10.0
 SETTLED_LOOK_SECONDS = 0.05
-# A gateway that lives reads an answer to its end after the connection from the sandbox broke, and settles it.
-CUT_SECONDS = 30.0
+# A gateway that lives reads an answer to its end after the connection from the sandbox broke, and settles it. Few
+# answers take longer than this.
+CUT_SECONDS = 600.0
 # A program may write many lines at once, which must not keep the other sandboxes waiting.
 LINES_BETWEEN_TURNS = 200
 SWEEP_SECONDS = 60.0
@@ -271,12 +272,12 @@ class Sandboxes:
             is_over_cap = cap_until is not None and now >= cap_until
             if run.is_agent and doubt.is_due(now):
                 await self._in_thread(doubt.look, now)
-            if until is None and (live.stop is not None or is_over_cap or doubt.is_certain):
+            if until is None and (live.stop is not None or is_over_cap or doubt.seems_dead):
                 await box.order_stop()
                 until = now + work.stop_seconds
             if until is not None and now >= until:
                 break
-        return doubt.is_certain
+        return doubt.seems_dead
 
     async def _settled(self, sandbox: Sandbox, live: LiveRun, *, is_cut: bool) -> None:
         """
@@ -344,10 +345,10 @@ class Sandboxes:
 
 
 class _Doubt:
-    """Whether the gateway has died with a call of an agent: its connection broke, and it is never settled."""
+    """Whether the gateway seems to have died with a call of an agent: its connection broke, and it is not settled."""
 
     def __init__(self, run: Run, relay: Relay | None) -> None:
-        self.is_certain = False
+        self.seems_dead = False
         self._run, self._relay = run, relay
         self._cuts = 0
         self._call: str | None = None
@@ -373,7 +374,7 @@ class _Doubt:
         if cuts != self._cuts:
             self._cuts, self._call, self._until = cuts, call, now + CUT_SECONDS
             return
-        self.is_certain = self._relay.is_cut and call == self._call
+        self.seems_dead = self._relay.is_cut and call == self._call
         self._call = None
 
 

@@ -153,7 +153,7 @@ def write(plans: Sequence[SettlementPlan]) -> list[Run]:
     """
     plans = [_without_keys(plan) for plan in plans]
     with durable():
-        ended = _lock_runs([plan for plan in plans if plan.end is not None])
+        ended = _lock_runs(plans)
         standing = [plan for plan in plans if plan.expired_before is None or plan.run.id in ended]
         charges, adjusted, late = _settle_attempts([plan for plan in standing if plan.attempt is not None])
         own_entries.note_answers(
@@ -238,14 +238,16 @@ def write_patiently(plan: Callable[[], Sequence[SettlementPlan]]) -> None:
 
 def _lock_runs(plans: Sequence[SettlementPlan]) -> set[str]:
     """
-    Lock the runs that these plans may still end, and return their ids.
+    Lock the runs of these plans in the order of their ids, before their attempts, to prevent deadlocks.
 
-    They come before the attempts, as where a sandbox makes a call, to prevent deadlocks.
+    Returns the ids of those that the plans may still end.
     """
-    by_lease = [_must_be(plan) for plan in plans if plan.expired_before is not None]
-    return lock_each(_LIVE, by_lease) | lock_each(
-        _LIVE, [_must_be(plan) for plan in plans if plan.expired_before is None]
-    )
+    ends = [plan for plan in plans if plan.end is not None]
+    by_lease = [_must_be(plan) for plan in ends if plan.expired_before is not None]
+    others = [_must_be(plan) for plan in ends if plan.expired_before is None]
+    if len(others) < len(plans):
+        lock_each(_ALL, [{"id": plan.run.id} for plan in plans])
+    return lock_each(_LIVE, by_lease) | lock_each(_LIVE, others)
 
 
 def _must_be(plan: SettlementPlan) -> dict[str, Any]:
@@ -329,7 +331,7 @@ def _write_runs(
     runs: Sequence[Run], *, ends: Mapping[str, SettlementPlan], new: Sequence[CostEvent], late: Collection[str]
 ) -> dict[str, int]:
     """
-    Write the totals of runs, and the ends of those that end, in one UPDATE for each run.
+    Write the totals of runs, and with the same UPDATE the ends of those that end.
 
     Returns the bytes that each end adds, by run id.
     """
