@@ -25,6 +25,7 @@ from integrations.outbound.destinations import (
     parse_url,
 )
 from rensei.core import encodings
+from rensei.core.computing import outside_of_turn
 from rensei.core.limits import limit
 from rensei.core.transactions import leave_database
 
@@ -337,7 +338,8 @@ class _CheckedBackend(httpcore2.NetworkBackend):
         failure: Exception = httpcore2.ConnectError("The host name has no address.")
         for address in addresses:
             try:
-                stream = backend.connect_tcp(address, port, timeout=timeout, socket_options=socket_options)
+                with outside_of_turn():
+                    stream = backend.connect_tcp(address, port, timeout=timeout, socket_options=socket_options)
             except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
                 failure = error
                 continue
@@ -355,7 +357,9 @@ class _WatchedStream(httpcore2.NetworkStream):
         sockets.add(stream.get_extra_info("socket"))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, timeout=self._until_deadline(timeout, httpcore2.ReadTimeout))
+        left = self._until_deadline(timeout, httpcore2.ReadTimeout)
+        with outside_of_turn():
+            return self._stream.read(max_bytes, timeout=left)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._sockets.has_sent = True

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from rensei.core import json_check_process
+from rensei.core.computing import outside_of_turn
 from rensei.core.errors import FieldError
 from rensei.core.json_body import marks_in
 from rensei.core.json_check_process import REPLY, REQUEST
@@ -102,7 +103,8 @@ def check_apart(body: bytes, *, is_stored: bool) -> None:
     :raises FieldError: if it is refused
     """
     if marks_in(body) > MARKS:
-        _checker.check(body, is_stored=is_stored)
+        with outside_of_turn():
+            _checker.check(body, is_stored=is_stored)
 
 
 def _received(line: socket.socket, size: int, *, until: float) -> bytes:

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponseBase
 
 from rensei.core import database_pool
+from rensei.core.computing import outside_of_turn
 from rensei.core.errors import RateLimited
 from rensei.core.limits import limit
 from rensei.core.shares import ByteShares
@@ -98,7 +99,9 @@ def take_of_org(request: HttpRequest, org_id: str) -> None:
         places = _org_places.setdefault(org_id, threading.Semaphore(settings.RENSEI_ORG_REQUESTS_AT_ONCE))
     if not places.acquire(blocking=False):
         leave_database()
-        if not places.acquire(timeout=ORG_WAIT_SECONDS):
+        with outside_of_turn():
+            is_free = places.acquire(timeout=ORG_WAIT_SECONDS)
+        if not is_free:
             raise RateLimited(seconds=1, extra={"retryAfter": 1})
     setattr(request, _PLACE, places)
     database_pool.count_for_org(org_id)

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from asgiref.sync import SyncToAsync, ThreadSensitiveContext, sync_to_async
+from asgiref.sync import SyncToAsync, ThreadSensitiveContext, async_to_sync, iscoroutinefunction, sync_to_async
 from django.core.exceptions import RequestAborted
 from django.core.handlers.asgi import ASGIHandler
+from django.db import connection
 from django.http import HttpRequest, HttpResponseBase
 
+from rensei.core.computing import in_turn, outside_of_turn
 from rensei.core.limits import limit
 from rensei.core.request_places import leave_address
 from rensei.core.transactions import leave_database
@@ -123,12 +125,34 @@ class Handler(ASGIHandler):
                 await asyncio.sleep(0)
             raise
 
+    def make_view_atomic(self, view: Callable[..., Any]) -> Callable[..., Any]:
+        """
+        Have the thread wait for an asynchronous view, which may wait long itself, outside of its turn.
+
+        Django calls this for each view. No view is in a transaction as a whole.
+        """
+        if not iscoroutinefunction(view):
+            return view
+        run = async_to_sync(view)
+
+        def wait_for_view(*args: Any, **kwargs: Any) -> Any:
+            with outside_of_turn():
+                return run(*args, **kwargs)
+
+        return wait_for_view
+
     async def get_response_async(self, request: HttpRequest) -> HttpResponseBase:
         response: HttpResponseBase = await sync_to_async(self._answer, thread_sensitive=True)(request)
         return response
 
     def _answer(self, request: HttpRequest) -> HttpResponseBase:
         """Answer, and release the connection: how long the answer takes to be sent is up to its reader."""
-        response = self.get_response(request)
-        leave_database()
+        with in_turn(), connection.execute_wrapper(_wait_for_database):
+            response = self.get_response(request)
+            leave_database()
         return response
+
+
+def _wait_for_database(execute: Callable[..., Any], *given: Any) -> Any:
+    with outside_of_turn():
+        return execute(*given)

@@ -11,6 +11,7 @@ from django.db.backends.postgresql import base
 from django.db.backends.postgresql.schema import DatabaseSchemaEditor
 
 from rensei.core import database_pool
+from rensei.core.computing import outside_of_turn
 from rensei.core.database_pool import ConnectionPlace
 
 
@@ -32,9 +33,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: Any) -> Any:
         self._leave_place()
-        self._place = database_pool.take_place()
+        with outside_of_turn():
+            self._place = database_pool.take_place()
         try:
-            return super().get_new_connection(conn_params)
+            with outside_of_turn():
+                return super().get_new_connection(conn_params)
         except BaseException:
             self._leave_place()
             raise
