@@ -203,7 +203,12 @@ class StandIn:
         await self._session.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
-            await asyncio.wait(others, timeout=5)
+            _, late = await asyncio.wait(others, timeout=5)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        # What still reads from a command would be destroyed without its loop.
+        await self._loop.shutdown_asyncgens()
 
     async def _end_old(self) -> None:
         while True:

@@ -20,6 +20,7 @@ from rensei.core.api import NotAuthenticated
 from rensei.core.clock import database_now
 from rensei.core.errors import RateLimited, RenseiError, Said
 from rensei.core.limits import limit
+from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import NOTHING
@@ -36,7 +37,7 @@ CALLS_MAX = limit(
 )
 _COUNTED = (
     *("id", "epoch", "state", "cancel_requested_at", "attempt_count", "caps"),
-    *("max_cost_picodollars", "call_picodollars_at_most", "is_agent", "auth_mode"),
+    *("max_cost_picodollars", "call_picodollars_at_most", "is_agent", "auth_mode", "in_cloud", "lease_owner"),
 )
 # What the provider reported before a stream broke off may be billed, and is not owed.
 _BROKEN = "PROVIDER_STREAM_BROKEN"
@@ -215,6 +216,9 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
     is_under_way = run is not None and run.state == Run.State.RUNNING and run.epoch == attempt.epoch
     if run is None or not is_under_way or run.cancel_requested_at is not None:
         raise RunTokenUsedUp(run=attempt.run_id, reason="the run has ended")
+    if run.in_cloud and _is_silent(run.lease_owner, now=attempt.started_at):
+        # A sandbox in a cloud outlives its worker. Its calls would renew the lease, and it would spend all it may.
+        raise RunTokenUsedUp(run=run.id, reason="the worker that follows it has died")
     if is_calling or Attempt.objects.filter(run=run, state=Attempt.State.OPEN).exists():
         raise RateLimited(seconds=1, extra={"retryAfter": 1})
     if run.is_agent:
@@ -233,6 +237,12 @@ def _count_call(run: Run | None, attempt: Attempt, sandbox_id: str, *, is_callin
     attempt.number = run.attempt_count
     # No key signs a call before it is known that it was opened for it.
     openings.write_of(run.id)
+
+
+def _is_silent(lease_owner: str, *, now: datetime) -> bool:
+    """Return whether the worker of a run has sent no heartbeat for too long. One that stops removes its own."""
+    worker, _, _ = lease_owner.rpartition(":")
+    return WorkerHeartbeat.objects.filter(worker=worker, seen_at__lte=now - WorkerHeartbeat.SILENT_AFTER).exists()
 
 
 def _require_unanswered(run: Run, *, now: datetime) -> None:

@@ -34,7 +34,7 @@ def double_settlement() -> None:
                     billed=charge.billed,
                     occurred_at=plan.now,
                 )
-                settle._total([plan.run], new=[], late=[])
+                settle._write_runs([plan.run], ends={}, new=[], late=[])
         return ended
 
     settle.write = write_twice

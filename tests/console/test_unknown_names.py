@@ -44,7 +44,7 @@ class TestTheFrontPage:
 
         html = front_page(admin)
 
-        assert f"<strong>{kind}</strong> <code>&lt;b&gt;new</code>" in html
+        assert f"<strong>{kind}</strong><code>&lt;b&gt;new</code>" in html
         assert "3 times" in html
         assert escape(advice) in html
 

@@ -83,6 +83,7 @@ def test_people_are_answered_as_documented(
     make_key: Callable[..., str],
     simulator: Any,
     tmp_path: Path,
+    settings: Any,
     request: pytest.FixtureRequest,
     role: str,
 ) -> None:
@@ -94,7 +95,9 @@ def test_people_are_answered_as_documented(
     _, token = create_token(access_of(person), name="fuzz", scopes=list(DEFAULT))
     ids = {name: one for name, one in stage.ids.items() if name.endswith("_id")} | {"integration_id": key.pk}
 
-    with server.start(folder=tmp_path, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")) as running:
+    with server.start(
+        folder=settings.RENSEI_VAULT_KEYRING.parent, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")
+    ) as running:
         # What one operation answers is what the next is asked about: in the suite for one role, as it takes its time.
         phases = "fuzzing,stateful" if role == "mia" and not WHOLE else PHASES
         fuzzer = Fuzzer(url=running.url, token=token, folder=tmp_path, phases=phases)
@@ -114,10 +117,13 @@ def test_a_machine_is_answered_as_documented(
     access_of: Callable[..., Access],
     simulator: Any,
     tmp_path: Path,
+    settings: Any,
 ) -> None:
     host, _, token = register_host(access_of(ada), name="fuzz")
 
-    with server.start(folder=tmp_path, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")) as running:
+    with server.start(
+        folder=settings.RENSEI_VAULT_KEYRING.parent, upstream=simulator.url, **dict.fromkeys(RATES, "1000000/min")
+    ) as running:
         fuzzer = Fuzzer(url=running.url, token=token, folder=tmp_path)
         operations, _ = fuzzer.send(
             "--include-path-regex", LEASES, ids={"host_id": host.pk, "run_id": stage.ids["run_id"]}

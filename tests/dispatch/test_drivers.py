@@ -113,7 +113,9 @@ class TestADriver:
 
         assert list(map(len, with_driver(work))) == [LINES_BYTES_MAX - 1]
 
-    @pytest.mark.parametrize("program", ["print('x' * 200_000)", "for _ in range(200_000): print('x')"])
+    @pytest.mark.parametrize(
+        "program", ["print('x' * 200_000)", "for _ in range(200_000): print('x')", "for _ in range(2_000): print()"]
+    )
     def test_stops_reading_a_flood(self, with_driver: Any, program: str) -> None:
         async def work(driver: Driver) -> None:
             box = await begun(driver, program)
@@ -223,6 +225,18 @@ class TestE2B:
                 return [await box.destroy(), await box.destroy()]
 
         assert asyncio.run(work()) == [False, True]
+
+    @pytest.mark.parametrize("status", [302, 500])
+    def test_takes_no_other_answer_for_an_empty_list(self, stand_in: StandIn, status: int) -> None:
+        """The rows of sandboxes that are not listed are ended."""
+
+        async def work() -> None:
+            async with drivers("e2b", stand_in) as driver:
+                stand_in.faults.append(Fault(method="GET", path="/v2/sandboxes", does=status))
+                with pytest.raises(SandboxFault, match="E2B"):
+                    await driver.list()
+
+        asyncio.run(work())
 
     def test_keeps_its_key_out_of_errors(self, stand_in: StandIn) -> None:
         async def work() -> None:

@@ -294,7 +294,7 @@ class TestTheCost:
         # A tree of ten times as many entries is one level deeper at most.
         assert many < 1.5 * few
 
-    def test_of_a_choice_is_the_same_for_10_and_for_500_projects(self, roomy: None) -> None:
+    def test_of_a_choice_is_the_same_for_150_and_for_500_projects(self, roomy: None) -> None:
         org = organization("many")
 
         def projects(first: int, last: int) -> None:
@@ -305,8 +305,9 @@ class TestTheCost:
             for _ in range(5 if first == 0 else 0):
                 claim()
 
-        few = work_of_a_choice(before=lambda: projects(0, 10))
-        many = work_of_a_choice(before=lambda: projects(10, 500))
+        # With fewer, all of an index is in one page, and each of its pages counts.
+        few = work_of_a_choice(before=lambda: projects(0, 150))
+        many = work_of_a_choice(before=lambda: projects(150, 500))
 
         assert many < 1.5 * few
 
@@ -332,12 +333,16 @@ def long_ago() -> Any:
     return database_now() - timedelta(hours=1)
 
 
+# What a choice reads. Statistics of an empty table, as another test may have left it, make the planner choose badly.
+READ = ["dispatch_run", "dispatch_turn", "orgs_org", "orgs_project", "billing_entitlement"]
+
+
 def work_of_a_choice(before: Callable[[], object] = lambda: None) -> int:
     """Count the work of choosing: instructions on SQLite, pages on PostgreSQL. Neither depends on a clock."""
     before()
     connection.ensure_connection()
     with connection.cursor() as cursor:
-        cursor.execute("ANALYZE" if connection.vendor == "sqlite" else "VACUUM ANALYZE dispatch_run")
+        cursor.execute("ANALYZE" if connection.vendor == "sqlite" else f"VACUUM ANALYZE {', '.join(READ)}")
     if connection.vendor == "sqlite":
         steps = 0
 

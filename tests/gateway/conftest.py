@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from datetime import timedelta
 from typing import Any
 
 import anthropic
@@ -227,7 +228,9 @@ def running(server: Server, settings: Any) -> Iterator[Sandboxes]:
     running.open()
     if running.refusal:
         pytest.skip(f"No sandboxes here: {running.refusal}")
-    WorkerHeartbeat.objects.create(worker="test", seen_at=database_now(), offers_sandboxes=True)
+    # None follows it, however long a test takes.
+    seen_at = database_now() + timedelta(minutes=10)
+    WorkerHeartbeat.objects.create(worker="test", seen_at=seen_at, offers_sandboxes=True)
     yield running
     running.close(seconds=10)
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import http.client
+import itertools
 import json
 from collections.abc import Callable
 from contextlib import closing
@@ -9,17 +10,19 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 
 from billing.models import CostEvent
 from integrations.keys import services as integrations
 from integrations.models import Integration, KeyOpening
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
 from rensei.dispatch import agents, pools, services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.execution import one_call, reaper
+from rensei.dispatch.execution import one_call, reaper, sandboxes
 from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run, Sandbox
 from rensei.orgs.access import Access
@@ -203,6 +206,23 @@ for number in range(50):
         assert 0 < run.amount_picodollars <= DOLLAR // 40
         assert_explained(simulator)
 
+    def test_goes_on_while_the_database_is_away_for_a_moment(
+        self, byok: Any, dispatch_agent: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read, reads = sandboxes._noted, itertools.count()
+
+        def noted(sandbox: Sandbox) -> Any:
+            if next(reads) in {0, 2}:
+                raise OperationalError("away")
+            return read(sandbox)
+
+        monkeypatch.setattr(sandboxes, "_noted", noted)
+
+        run = finish(dispatch_agent("import time; time.sleep(1.2); print(ask('Hello.')[0])"))
+
+        assert (run.state, run.output_text) == (Run.State.SUCCEEDED, "200\n")
+        assert next(reads) > 2
+
     def test_waits_for_its_call_before(self, byok: Any, dispatch_agent: Any, finish: Any, simulator: Any) -> None:
         lines = """
 import threading
@@ -339,7 +359,8 @@ class TestABadDay:
 
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "SANDBOX_NOT_CREATED")
         assert (len(e2b.boxes), e2b.live()) == (1, [])
-        assert run.sandboxes.get().ended_at is not None
+        # It is looked for again, since a sandbox that was just created may not be listed.
+        assert run.sandboxes.get().ended_at is None
 
     def test_with_a_template_without_python(
         self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, e2b: StandIn
@@ -418,6 +439,16 @@ class TestABadDay:
 
 
 class TestAWorkerThatDies:
+    def test_lets_its_agent_spend_no_more(self, byok: Any, dispatch_agent: Any, finish: Any, simulator: Any) -> None:
+        """Each of its calls would renew the lease of the run, which another worker ends."""
+        run = dispatch_agent("print(ask('Hello.')[0])")
+        WorkerHeartbeat.objects.update(seen_at=database_now() - WorkerHeartbeat.SILENT_AFTER)
+
+        finish(run)
+
+        assert (run.output_text, run.attempts.count()) == ("403\n", 0)
+        assert simulator.requests() == []
+
     @pytest.mark.parametrize("point", ["after-the-row", "mid-stream"])
     def test_leaves_no_sandbox(
         self, byok: Any, dispatch: Any, running: Sandboxes, e2b: StandIn, simulator: Any, finish: Any, point: str

@@ -4,10 +4,13 @@ the connections of an installation. Without its pool, each request would open a 
 """
 
 from tests.settings import *  # noqa: F403
-from tests.settings import DATABASES, POOL
+from tests.settings import DATABASES, POOL, UNSYNCED
 
 if POOL is not None:
     DATABASES["default"]["OPTIONS"]["pool"] = POOL
+else:
+    sqlite = DATABASES["default"]["OPTIONS"]
+    sqlite["init_command"] = sqlite["init_command"].removesuffix(UNSYNCED)
 
 # Served from where they lie, because collecting and compressing them takes longer than the journeys.
 WHITENOISE_USE_FINDERS = True

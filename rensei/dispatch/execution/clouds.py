@@ -23,6 +23,7 @@ from rensei.dispatch.pools.driver import Fault, SandboxFault
 UNDER_WAY = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
 # A creation that its dead worker began is visible at the provider by then.
 LEFT_AFTER = timedelta(seconds=4 * e2b.REQUEST_SECONDS_MAX)
+LONGEST_LIFE = timedelta(seconds=e2b.SECONDS_MAX) + LEFT_AFTER
 LEFT_AT_ONCE = 1000
 _UNAUTHORIZED = 401
 
@@ -69,8 +70,11 @@ class Clouds:
 
     def left(self) -> Sequence[tuple[Place, Sequence[Sandbox]]]:
         """Open the accounts in which sandboxes of runs may exist that are no longer under way, with their rows."""
-        since = database_now() - LEFT_AFTER
-        rows = Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS, created_at__lt=since).exclude(UNDER_WAY)
+        now = database_now()
+        left = Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS).exclude(UNDER_WAY)
+        # Those whose account cannot be opened any more have ended by themselves.
+        left.filter(created_at__lt=now - LONGEST_LIFE).update(ended_at=now)
+        rows = left.filter(created_at__lt=now - LEFT_AFTER)
         by_account: dict[tuple[str, str], list[Sandbox]] = {}
         for row in rows.select_related("org").order_by("id")[:LEFT_AT_ONCE]:
             by_account.setdefault((row.org_id, row.provider_id), []).append(row)

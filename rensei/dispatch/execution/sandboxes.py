@@ -70,6 +70,7 @@ class Sandboxes:
 
     def __init__(self, *, owner: str, on_end: Callable[[], None] = lambda: None) -> None:
         self.refusal = self.claude_code_refusal = "they are turned off (RENSEI_SANDBOXES_AT_ONCE is 0)."
+        self._is_open = False
         self._owner = owner
         self._on_end = on_end
         self._running: set[Future[None]] = set()
@@ -89,10 +90,11 @@ class Sandboxes:
         if settings.RENSEI_SANDBOXES_AT_ONCE:
             self._in_loop(self._probe()).result()
             self._in_loop(self._sweep_forever())
+        self._is_open = True
 
     def can_start(self) -> bool:
         """Return whether a run waits for a sandbox that this worker can start, and there is room for one."""
-        has_room = len(self._places) < settings.RENSEI_SANDBOXES_AT_ONCE
+        has_room = self._is_open and len(self._places) < settings.RENSEI_SANDBOXES_AT_ONCE
         return has_room and claims.is_waiting_for_sandbox(isolates=not self.refusal)
 
     def start_next(self) -> bool:
@@ -171,6 +173,8 @@ class Sandboxes:
         run, setup = claim.run, await self._in_thread(lambda: work.setup)
         if work.seconds_max is not None:
             live.deadline = min(live.deadline, time.monotonic() + work.seconds_max)
+        if place is not None:
+            live.deadline = min(live.deadline, time.monotonic() + place.account.seconds_of_program)
         issued = await self._in_thread(
             run_tokens.issue,
             run,
@@ -203,13 +207,16 @@ class Sandboxes:
             is_gone = await box.destroy()
         self._leave(claim)
         if fault is not None and place is not None:
-            await self._in_thread(place.note, fault)
+            try:
+                await self._in_thread(place.note, fault)
+            except DATABASE_FAULTS as away:
+                logger.warning("key_not_marked", fault=type(away).__name__)
         stop = live.stop
         if fault is not None or work.other:
             logger.info("sandbox_said", fault=str(fault or ""), other=work.other)
         await self._settled(sandbox, live, is_cut=box.heard.is_cut)
         if live.stop is not Stop.LEASE_LOST:
-            heard = await self._heard(box, sandbox)
+            heard = await self._heard(box, sandbox, live)
             ended = Ended(
                 # The deadline of a call that outlived the program is not how the program ended.
                 stop=stop if live.stop is Stop.DEADLINE else live.stop,
@@ -223,9 +230,17 @@ class Sandboxes:
         if is_gone:
             await self._in_thread(_note_ended, sandbox)
 
-    async def _heard(self, box: Box, sandbox: Sandbox) -> Heard:
-        """Return what the worker's relay knows of its requests or, where there is none, the gateway."""
-        return await self._in_thread(_noted, sandbox) if sandbox.provider_id in CLOUDS else box.heard
+    async def _heard(self, box: Box, sandbox: Sandbox, live: LiveRun) -> Heard:
+        """Return what the relay knows of its requests. Without one, the gateway has noted it."""
+        while sandbox.provider_id in CLOUDS:
+            try:
+                return await self._in_thread(_noted, sandbox)
+            except DATABASE_FAULTS as fault:
+                logger.warning("refusals_not_read", fault=type(fault).__name__)
+                if live.stop is Stop.LEASE_LOST:
+                    break
+                await asyncio.sleep(LOOK_SECONDS)
+        return box.heard
 
     async def _follow(self, box: Box, sandbox: Sandbox, run: Run, live: LiveRun, work: Work) -> bool:
         """
@@ -267,7 +282,7 @@ class Sandboxes:
             now = time.monotonic()
             if run.is_agent and cap_until is None and now - asked >= (LOOK_SECONDS if run.in_cloud else 0.0):
                 asked = now
-                if (await self._heard(box, sandbox)).cap_refusal is not None:
+                if (await self._heard(box, sandbox, live)).cap_refusal is not None:
                     cap_until = now + CAP_SECONDS
             is_over_cap = cap_until is not None and now >= cap_until
             if run.is_agent and doubt.is_due(now):

@@ -30,7 +30,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import agents
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import claude_code, seccomp
-from rensei.dispatch.pools.driver import Fault, Heard, SandboxFault
+from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 
 # Where a sandbox finds what was written for it, and the socket of the relay.
@@ -83,10 +83,6 @@ class Room:
     line_bytes_max: int | None = None
     home: str = "/workspace"
     has_claude_code: bool = False
-
-
-# A line of a runner; it divides what is longer. Each counts as so many bytes at least, because each is parsed.
-AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
 
 
 FOR_CALL = Room(

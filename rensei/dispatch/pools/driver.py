@@ -8,6 +8,9 @@ from typing import Any, Protocol
 from rensei.core.secret import Secret
 from rensei.dispatch.pools.relay import Relay
 
+# A line of an agent's runner; it divides what is longer. Each counts as so many bytes at least, because each is parsed.
+AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN = 256 * 1024, 64
+
 
 class Fault(StrEnum):
     """What went wrong with a sandbox, as far as the run's error differs."""

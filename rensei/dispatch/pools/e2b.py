@@ -28,7 +28,7 @@ from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.models import CapacityPool
-from rensei.dispatch.pools.driver import Fault, Heard, SandboxFault
+from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, SandboxFault
 
 PROVIDER_ID = CapacityPool.Provider.E2B.value
 TEMPLATE = "base"
@@ -94,6 +94,11 @@ class Account:
     template: str = TEMPLATE
     seconds_max: int = SECONDS
 
+    @property
+    def seconds_of_program(self) -> float:
+        """The part of a sandbox's lifetime after which its program is stopped, so that what it has made can be read."""
+        return max(self.seconds_max - SECONDS_AFTER, self.seconds_max / 2)
+
 
 class E2B:
     """The driver, for one account. It is bound to the event loop of its worker, and to the session of that."""
@@ -137,6 +142,7 @@ class E2B:
             new=self._new(box_id, token),
             server_url=self._account.server_url,
             lines_bytes_max=lines_bytes_max,
+            line_bytes_max=AGENT_LINE_BYTES_MAX if for_agent else lines_bytes_max,
             for_agent=for_agent,
         )
 
@@ -218,6 +224,8 @@ class E2B:
             return told, None
         if status >= HTTPStatus.BAD_REQUEST:
             _refuse(status, body, template=self._account.template)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise Passing("E2B redirects elsewhere, which is not followed.")
         return told, body
 
     async def envd(
@@ -273,7 +281,7 @@ class E2B:
         try:
             for _ in range(LIST_PAGES_MAX):
                 headers, rows = await self._ask("GET", f"{SANDBOXES_PATH}?{urlencode(query)}")
-                for row in rows if isinstance(rows, list) else ():
+                for row in _rows(rows):
                     match row:
                         case {"sandboxID": str(external_id), "metadata": {"rensei-sandbox": str(tag)}}:
                             found.append((external_id, tag))
@@ -328,6 +336,7 @@ class E2BBox:
         new: Mapping[str, Any],
         server_url: str,
         lines_bytes_max: int,
+        line_bytes_max: int,
         for_agent: bool,
     ) -> None:
         self.exit_code: int | None = None
@@ -336,6 +345,7 @@ class E2BBox:
         self._new = new
         self._server_url = server_url
         self._lines_bytes_left = lines_bytes_max
+        self._line_bytes_max = line_bytes_max
         self._for_agent = for_agent
         self._running: Running | None = None
         # Between the request to create it and the answer.
@@ -376,18 +386,30 @@ class E2BBox:
         :raises SandboxFault: if the sandbox ended before it, or it writes too much
         """
         assert self._stream is not None
-        begun = b""
+        begun = bytearray()
         async for written in self._frames(self._stream):
-            self._lines_bytes_left -= len(written)
-            if self._lines_bytes_left < 0:
-                raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
-            *lines, begun = (begun + written).split(b"\n")
-            for line in lines:
-                yield line + b"\n"
+            first, *others = written.split(b"\n")
+            begun += first
+            for following in others:
+                yield self._counted(bytes(begun) + b"\n")
+                begun = bytearray(following)
+            self._require_length(len(begun))
         if begun:
-            yield begun
+            yield self._counted(bytes(begun))
         if self.exit_code in _NO_COMMAND:
             raise SandboxFault(Fault.NOT_CREATED, "The template has no Python 3, or not on its path.")
+
+    def _counted(self, line: bytes) -> bytes:
+        """:raises SandboxFault: if the program has written too much with it"""
+        self._require_length(len(line))
+        self._lines_bytes_left -= max(len(line), LINE_BYTES_MIN)
+        if self._lines_bytes_left < 0:
+            raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
+        return line
+
+    def _require_length(self, size: int) -> None:
+        if size > self._line_bytes_max:
+            raise SandboxFault(Fault.DEAD, "Its program wrote too long a line.")
 
     def require_memory(self) -> None:
         """A template has its own memory, which the sandbox cannot exceed."""
@@ -410,6 +432,8 @@ class E2BBox:
                 await self._driver.end(self._running.external_id)
             elif self._may_exist:
                 await self._driver.destroy(self._box_id)
+                # It may not be listed yet.
+                return False
         except SandboxFault as fault:
             logger.warning("e2b_sandbox_not_destroyed", reason=fault.reason)
             return False
@@ -508,6 +532,13 @@ async def _read(answer: aiohttp.ClientResponse) -> Any:
         return json.loads(read) if read else None
     except ValueError:
         return None
+
+
+def _rows(body: Any) -> list[Any]:
+    """:raises Passing: if an answer is no list, so that nothing is known to be gone"""
+    if not isinstance(body, list):
+        raise Passing("E2B gave a list that is not known.")
+    return body
 
 
 def _refuse(status: int, body: Any, *, template: str) -> NoReturn:
