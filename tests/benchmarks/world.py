@@ -46,6 +46,9 @@ def environment_for(*, database_url: str, upstream: str, folder: Path) -> dict[s
         "RENSEI_GATEWAY_CALLS_AT_ONCE": "1000000",
         "RENSEI_GATEWAY_RATE_ORG": without_limit,
         "RENSEI_GATEWAY_RATE_TOKEN": without_limit,
+        "RENSEI_GATEWAY_TOKENS_ORG": without_limit,
+        "RENSEI_GATEWAY_TOKENS_TOKEN": without_limit,
+        "RENSEI_PLATFORM_TOKENS_ORG": without_limit,
         "RENSEI_VAULT_KEYRING": str(folder / "keyring.json"),
         "SECRET_KEY": secrets.token_urlsafe(50),
     }
