@@ -1,7 +1,6 @@
 """Encrypted connections: the address is the checked one, the name is what the certificate must carry."""
 
 import contextlib
-import datetime
 import socket
 import ssl
 import threading
@@ -12,11 +11,9 @@ from typing import Any
 
 import httpx2
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from integrations.outbound import http as outbound
+from tests.certificates import make_certificate
 
 HOST = "gateway.example.com"
 
@@ -54,25 +51,8 @@ class TlsServer:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate for the host, signed by itself, with its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, HOST)])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
     file = tmp_path / "certificate.pem"
-    file.write_bytes(
-        signed.public_bytes(serialization.Encoding.PEM)
-        + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
+    file.write_bytes(b"".join(make_certificate(HOST)))
     return file
 
 
