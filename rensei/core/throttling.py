@@ -1,5 +1,6 @@
 """Rate limits of REST and pages that hold under concurrent requests, with an exact time to retry."""
 
+from functools import cache
 from typing import TYPE_CHECKING
 
 from rest_framework.request import Request
@@ -11,6 +12,15 @@ from rensei.core.rates import LimitUsage, rates
 if TYPE_CHECKING:
     # The views read their default throttles from here while they are being imported.
     from rest_framework.views import APIView
+
+
+@cache
+def parse_rate(rate: str) -> tuple[int, int]:
+    """Return the number of a rate such as `60/min`, and the seconds of its window."""
+    most, seconds = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
+    assert most is not None
+    assert seconds is not None
+    return most, seconds
 
 
 class WindowThrottle(SimpleRateThrottle):

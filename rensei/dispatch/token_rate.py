@@ -6,13 +6,12 @@ The usage of a call is unknown before its end, so the calls in progress can exce
 """
 
 from collections.abc import Iterable, Sequence
-from functools import cache
 
 from django.conf import settings
-from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.auth_modes import PLATFORM_MODES, AuthMode
 from rensei.core.rates import LimitUsage, rates
+from rensei.core.throttling import parse_rate
 from rensei.core.usage import Usage
 
 
@@ -64,13 +63,4 @@ def _counted(org_id: str, *, platform: bool, by: int) -> tuple[str, float, int]:
 
 
 def _rate(*, platform: bool = False) -> tuple[int, int]:
-    return _parsed(settings.RENSEI_PLATFORM_TOKENS_ORG if platform else settings.RENSEI_GATEWAY_TOKENS["org"])
-
-
-@cache
-def _parsed(rate: str) -> tuple[int, int]:
-    """Return the number of a rate, and its seconds."""
-    most, seconds = SimpleRateThrottle.parse_rate(None, rate)  # type: ignore[arg-type]
-    assert most is not None
-    assert seconds is not None
-    return most, seconds
+    return parse_rate(settings.RENSEI_PLATFORM_TOKENS_ORG if platform else settings.RENSEI_GATEWAY_TOKENS["org"])

@@ -8,12 +8,12 @@ from types import TracebackType
 from typing import Self
 
 from django.conf import settings
-from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.errors import RateLimited
 from rensei.core.limits import MIB
 from rensei.core.rates import LimitUsage, header_lines, rates
 from rensei.core.shares import ByteShares
+from rensei.core.throttling import parse_rate
 from rensei.dispatch.run_tokens import RunToken
 from rensei.gateway.answers import Headers
 from rensei.gateway.threads import Turns
@@ -144,10 +144,8 @@ class _Rate:
     """One rate limit, counted separately for each caller."""
 
     def __init__(self, kind: str, rate: str) -> None:
-        most, seconds = SimpleRateThrottle.parse_rate(self, rate)  # type: ignore[arg-type]
-        assert most is not None
-        assert seconds is not None
-        self._kind, self.most, self._seconds = kind, most, seconds
+        self._kind = kind
+        self.most, self._seconds = parse_rate(rate)
 
     def counted(self, caller: str, by: int) -> tuple[str, float, int]:
         return f"{self._kind}:{caller}", self._seconds, by

@@ -10,12 +10,12 @@ import time
 from collections import OrderedDict
 
 from django.conf import settings
-from rest_framework.throttling import SimpleRateThrottle
 
 from rensei.core.api import NotAuthenticated
 from rensei.core.limits import limit
 from rensei.core.networks import counted_address
 from rensei.core.rates import rates
+from rensei.core.throttling import parse_rate
 
 # How soon a token works again after its member's access is restored. No other token that was not found becomes valid.
 UNKNOWN_SECONDS = 10.0
@@ -73,7 +73,7 @@ class UnknownTokens:
             return
         with self._lock:
             is_unknown = digest in self._unknown
-        most, _ = _rate()
+        most, _ = parse_rate(settings.RENSEI_RATE_UNKNOWN_TOKENS)
         window = rates.known(self._key(address))
         if window.total >= most:
             raise rates.refusal(window.ends_at)
@@ -90,7 +90,7 @@ class UnknownTokens:
         with self._lock:
             self._good.drop(digest)
             self._unknown.note(digest)
-        _, seconds = _rate()
+        _, seconds = parse_rate(settings.RENSEI_RATE_UNKNOWN_TOKENS)
         rates.count(self._key(address), seconds=seconds)
 
     def forget(self) -> None:
@@ -105,10 +105,3 @@ class UnknownTokens:
 unknown_tokens = UnknownTokens("unknown-token")
 # Each run has a token of its own, and all come from the addresses of the workers: they are not counted with the others.
 unknown_run_tokens = UnknownTokens("unknown-run-token")
-
-
-def _rate() -> tuple[int, int]:
-    most, seconds = SimpleRateThrottle.parse_rate(None, settings.RENSEI_RATE_UNKNOWN_TOKENS)  # type: ignore[arg-type]
-    assert most is not None
-    assert seconds is not None
-    return most, seconds

@@ -45,7 +45,7 @@ def run_inside(
             **purpose,
         )
         try:
-            await box.start([*bubblewrap.program_of("runner.py"), *arguments], files={"runner.py": program})
+            await box.start([*Bubblewrap.program_of("runner.py"), *arguments], files={"runner.py": program})
             commands = _commands()
             lines = [line.decode() async for line in box.follow()]
         finally:
@@ -191,7 +191,7 @@ print(open("/proc/self/oom_score_adj").read().strip())
         async def carry() -> None:
             driver = Bubblewrap()
             box = await driver.create("disk", token=Secret(""), request_bytes_max=1, lines_bytes_max=MIB)
-            await box.start(bubblewrap.program_of("runner.py"), files={"runner.py": program})
+            await box.start(Bubblewrap.program_of("runner.py"), files={"runner.py": program})
             async for _ in box.follow():
                 found.extend(path.name for path in bubblewrap._folder_of("disk").iterdir())
                 break

@@ -23,8 +23,10 @@ from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.repeating import repeated_request
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.agents import CLAUDE_CODE
+from rensei.dispatch.capacity import PoolState
 from rensei.dispatch.context import Known
 from rensei.dispatch.models import Run
+from rensei.dispatch.pools import AgentProgramUnavailable
 from rensei.dispatch.queries import visible_runs
 from rensei.orgs import services as orgs
 from rensei.orgs.access import Access
@@ -47,7 +49,7 @@ def agent(request: PageRequest) -> HttpResponse:
         profiles=own,
         projects=list(orgs.visible_projects(access).order_by("name")),
         pools=usable,
-        kinds=_kinds(access, usable),
+        kinds=_kinds(offered),
     )
     updating = request.POST.get("action") == "update"
     if request.method == "POST" and not updating:
@@ -74,12 +76,12 @@ def agent(request: PageRequest) -> HttpResponse:
     return render(request, "console/playground_agent.html", context, status=form.status)
 
 
-def _kinds(access: Access, usable: Sequence[str]) -> list[str]:
-    """The programs that can be used now: Claude Code where a pool has it."""
-    for name in usable:
+def _kinds(offered: Sequence[PoolState]) -> list[str]:
+    """The programs that can be used now: Claude Code where an active pool has it, which depends on its provider."""
+    for pool in {pool.provider_id: pool for pool in offered if pool.is_active}.values():
         try:
-            pools.find_pool(access.org, name).require_claude_code()
-        except RenseiError:
+            pools.Pool(name=pool.name, provider_id=pool.provider_id).require_claude_code()
+        except AgentProgramUnavailable:
             continue
         return [OWN, CLAUDE_CODE]
     return [OWN]

@@ -35,12 +35,11 @@ class DatabaseWrapper(base.DatabaseWrapper):
         self._leave_place()
         with outside_of_turn():
             self._place = database_pool.take_place()
-        try:
-            with outside_of_turn():
+            try:
                 return super().get_new_connection(conn_params)
-        except BaseException:
-            self._leave_place()
-            raise
+            except BaseException:
+                self._leave_place()
+                raise
 
     def count_for(self, place: ConnectionPlace) -> None:
         """

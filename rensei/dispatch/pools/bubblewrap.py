@@ -200,8 +200,11 @@ class Bubblewrap:
             room = for_claude_code()
         return LocalBox(_folder_of(box_id), relay, lines_bytes_max=lines_bytes_max, room=room)
 
-    def program_of(self, file: str) -> Sequence[str]:
-        return program_of(file)
+    @staticmethod
+    def program_of(file: str) -> Sequence[str]:
+        python = _python()
+        assert python is not None, "The probe has found it"
+        return [python, "-I", f"{INSIDE}/{file}"]
 
     async def list(self) -> Collection[str]:
         """List the sandboxes of this installation on this machine by their folders."""
@@ -352,13 +355,6 @@ class LocalBox:
             logger.exception("sandbox_not_removed")
         # Its processes end with the worker at the latest.
         return True
-
-
-def program_of(file: str) -> Sequence[str]:
-    """The command that starts one of the files of a sandbox as a Python program."""
-    python = _python()
-    assert python is not None, "The probe has found it"
-    return [python, "-I", f"{INSIDE}/{file}"]
 
 
 def _options(socket: Path, *, files: Mapping[str, int], rules: int, room: Room) -> list[str]:
