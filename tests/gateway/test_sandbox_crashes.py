@@ -135,8 +135,10 @@ class TestAGatewayThatIsKilled:
         wait_until(lambda: all(one["outcome"] for one in simulator.requests()), what="the end of the call")
         assert_explained(simulator)
 
+    @pytest.mark.parametrize("streams", [True, False])
     def test_ends_an_agent_with_what_it_has_made(
         self,
+        streams: bool,
         byok: Any,
         ada_access: Access,
         start_server: Any,
@@ -150,16 +152,19 @@ class TestAGatewayThatIsKilled:
         settings.PUBLIC_URL = gateway.url
         WorkerHeartbeat.objects.create(worker="test", seen_at=database_now(), offers_sandboxes=True)
         program = """
-import json, os, time, urllib.request
+import json, os, sys, time, urllib.request
 open("a", "w").write("kept")
-asked = {"model": os.environ["ANTHROPIC_MODEL"], "max_tokens": 100, "stream": True,
-         "messages": [{"role": "user", "content": "[[reply 60 words]] [[slow 0.05]]"}]}
+asked = {"model": os.environ["ANTHROPIC_MODEL"], "max_tokens": 100, "stream": sys.argv[1] == "streams",
+         "messages": [{"role": "user", "content": sys.argv[2]}]}
 request = urllib.request.Request(os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages", json.dumps(asked).encode(),
                                  {"content-type": "application/json", "anthropic-version": "2023-06-01"})
-urllib.request.urlopen(request).read()
+answer = urllib.request.urlopen(request)
+print("It answers.", flush=True)
+answer.read()
 time.sleep(60)
 """
-        agent = agents.checked({"program": ["python3", "-c", program], "outputs": ["a"]})
+        arguments = ["streams", "[[reply 60 words]] [[slow 0.05]]"] if streams else ["", "[[slow 2]]"]
+        agent = agents.checked({"program": ["python3", "-c", program, *arguments], "outputs": ["a"]})
         asked = messages_from(text="Hello.", messages=None)
         request = DispatchRequest(
             profile_id="prof_deep", messages=asked, pool="sandbox", max_cost_picodollars=10**12, agent=agent
@@ -168,7 +173,7 @@ time.sleep(60)
         ours = Sandboxes(owner="test:sandboxes")
         ours.open()
         ours.start_next()
-        wait_until(lambda: run.attempts.exists() and simulator.requests(), what="its call")
+        wait_until(lambda: simulator.requests() and (run.chunks.exists() or not streams), what="its call")
 
         gateway.kill()
         wait_until(lambda: not ours._running, what="the end", seconds=10)

@@ -160,6 +160,9 @@ class AgentWork:
             return error_of(newest, ended, has_reported=bool(self._texts or self._log or self._end))
         if code == 0 and not self._failure:
             return None
+        if ended.is_cut and newest is not None and newest.state == Attempt.State.OPEN:
+            # It was told that the gateway does not answer, or got a part of an answer.
+            return outcomes.refusal_error(outcomes.RunInterrupted())
         said = f": {self._failure}" if self._failure else self._tail()
         reason = f"The program ended with exit code {code}{_after(ended)}{said}"
         return outcomes.refusal_error(AgentFailed(reason=reason))

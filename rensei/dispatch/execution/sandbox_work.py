@@ -80,7 +80,8 @@ class Ended:
     """
     How a sandbox ended: why it was stopped, what it failed with, and what its relay knows.
 
-    `is_interrupted`: its program was stopped because the gateway has died with a call of it.
+    `is_interrupted`: its program was stopped because the gateway has died with a call of it. `is_cut`: the connection
+    of its last call broke.
     """
 
     stop: Stop | None
@@ -89,6 +90,7 @@ class Ended:
     cap_refusal: dict[str, Any] | None
     is_unreachable: bool
     is_interrupted: bool = False
+    is_cut: bool = False
 
     def stop_of(self, run: Run) -> Stop | None:
         """Return why the run was stopped. The gateway may have noticed its cancellation first."""

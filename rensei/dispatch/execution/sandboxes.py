@@ -225,6 +225,7 @@ class Sandboxes:
                 cap_refusal=heard.cap_refusal,
                 is_unreachable=heard.is_unreachable or (run.in_cloud and work.found_no_gateway),
                 is_interrupted=is_interrupted,
+                is_cut=heard.is_cut,
             )
             await self._in_thread(_finish, run, work, ended)
         if is_gone:
