@@ -120,7 +120,8 @@ class CostEventFilter(Period):
 
     run_id = serializers.CharField(required=False)
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices, required=False)
-    lookups = {"run_id": "run_id", "auth_mode": "auth_mode"}
+    kind = serializers.ChoiceField(choices=CostEvent.Kind.choices, required=False)
+    lookups = {"run_id": "run_id", "auth_mode": "auth_mode", "kind": "kind"}
 
 
 class CostEventAnswer(CamelSerializer):
@@ -130,7 +131,7 @@ class CostEventAnswer(CamelSerializer):
         thinking_tokens = serializers.IntegerField(help_text="Part of the output tokens")
 
     class UnitPrices(CamelSerializer):
-        """What one token, or one web search, of each class cost. Null where the line has no price."""
+        """What one token, one web search, or one second of a sandbox cost. Null where the line has no price."""
 
         input_usd = DollarsField(source="input_picodollars")
         output_usd = DollarsField(source="output_picodollars")
@@ -138,12 +139,13 @@ class CostEventAnswer(CamelSerializer):
         cache_write_5m_usd = DollarsField(source="cache_write_5m_picodollars")
         cache_write_1h_usd = DollarsField(source="cache_write_1h_picodollars")
         web_search_usd = DollarsField(source="web_search_picodollars")
+        sandbox_second_usd = DollarsField(source="sandbox_second_picodollars")
 
     id = serializers.CharField()
     kind = serializers.ChoiceField(choices=CostEvent.Kind.choices)
     adjusts = OptionalText(source="adjusts_id", help_text="The charge that an adjustment corrects")
     run_id = serializers.CharField()
-    attempt_id = serializers.CharField()
+    attempt_id = serializers.CharField(help_text="The call, or the sandbox of a line of capacity")
     profile_id = OptionalText()
     project_id = OptionalText()
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices)
@@ -155,6 +157,7 @@ class CostEventAnswer(CamelSerializer):
     served_model = serializers.CharField(source="served_model_id")
     provider_request_id = OptionalText()
     usage = Usage(source="*")
+    sandbox_seconds = serializers.IntegerField(allow_null=True, help_text="Of a line of capacity; null for a call")
     unit_prices = UnitPrices(source="*")
     amount_usd = DollarsField(source="amount_picodollars")
     billed = serializers.BooleanField()

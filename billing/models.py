@@ -2,6 +2,7 @@
 
 import operator
 from functools import reduce
+from typing import Self
 
 from django.db import models
 from django.db.models import F, Q
@@ -198,12 +199,21 @@ _TOKENS_TIMES_PRICE = reduce(
 )
 
 
+class CostEventQuerySet(OrgScopedQuerySet["CostEvent"]):
+    """The lines of a ledger."""
+
+    def of_calls(self) -> Self:
+        """Choose the lines of calls to models: all but those of capacity."""
+        return self.exclude(kind=CostEvent.Kind.CAPACITY)
+
+
 class CostEvent(models.Model):
     """
     One line of an organization's cost ledger. Lines are added, never changed.
 
     A charge records one model's part in one call to a provider, usually all of it. An adjustment corrects a charge
-    by a signed amount.
+    by a signed amount. A line of capacity records the seconds of one sandbox in the organization's own account at a
+    capacity provider, which bills them to it: its attempt is the sandbox, its model the billing class.
     Token classes are disjoint: `input` is the uncached rest, output includes thinking. Unit prices are
     frozen here, in picodollars per token, so that the amount can always be verified. An unpriced call has
     no prices and no amount: unknown is never 0. Only the price of web searches may be missing, if none was made.
@@ -215,6 +225,7 @@ class CostEvent(models.Model):
     class Kind(models.TextChoices):
         CHARGE = "charge", "Charge"
         ADJUSTMENT = "adjustment", "Adjustment"
+        CAPACITY = "capacity", "Capacity"
 
     id = PublicIdField(prefix="cost")
     org = models.ForeignKey(Org, models.PROTECT, related_name="cost_events", db_index=False)
@@ -248,17 +259,21 @@ class CostEvent(models.Model):
     cache_write_5m_picodollars = models.PositiveBigIntegerField(null=True)
     cache_write_1h_picodollars = models.PositiveBigIntegerField(null=True)
     web_search_picodollars = models.PositiveBigIntegerField(null=True)
+    # Only a line of capacity has these.
+    sandbox_seconds = models.BigIntegerField(null=True)
+    sandbox_second_picodollars = models.PositiveBigIntegerField(null=True)
     amount_picodollars = models.BigIntegerField(null=True)
     billed = models.BooleanField(help_text="Whether the organization owes the call to the platform from this line on")
     billed_picodollars = models.BigIntegerField(default=0, help_text="What this line adds to the organization's debt")
     estimated = models.BooleanField(default=False)
     occurred_at = models.DateTimeField()
 
-    objects = OrgScopedQuerySet.as_manager()
+    objects = CostEventQuerySet.as_manager()
 
     class Meta:
         indexes = [
             models.Index(fields=["org", "occurred_at", "id"], name="cost_by_org_in_order"),
+            models.Index(fields=["org", "occurred_at"], condition=Q(kind="capacity"), name="cost_of_capacity"),
             models.Index(fields=["occurred_at"], name="cost_by_time"),
             models.Index(fields=["adjusts"], condition=Q(adjusts__isnull=False), name="cost_by_charge"),
         ]
@@ -268,9 +283,13 @@ class CostEvent(models.Model):
                 condition=Q(kind="charge"),
                 name="one_charge_per_attempt_and_model",
             ),
+            models.UniqueConstraint(
+                fields=["attempt_id"], condition=Q(kind="capacity"), name="one_capacity_line_per_sandbox"
+            ),
             models.CheckConstraint(
                 name="adjustment_names_its_charge",
-                condition=Q(kind="charge", adjusts=None) | Q(kind="adjustment", adjusts__isnull=False),
+                condition=Q(kind__in=["charge", "capacity"], adjusts=None)
+                | Q(kind="adjustment", adjusts__isnull=False),
             ),
             models.CheckConstraint(
                 name="charge_counts_are_not_negative",
@@ -278,12 +297,32 @@ class CostEvent(models.Model):
             ),
             models.CheckConstraint(
                 name="amount_is_tokens_times_price",
-                condition=Q(amount_picodollars=None, **dict.fromkeys(PRICE_COLUMNS))
+                condition=Q(kind="capacity")
+                | Q(amount_picodollars=None, **dict.fromkeys(PRICE_COLUMNS))
                 | (Q(web_search_requests=0) | Q(web_search_picodollars__isnull=False))
                 & Q(
                     amount_picodollars__isnull=False,
                     amount_picodollars=_TOKENS_TIMES_PRICE,
                     **{f"{one.column}__isnull": False for one in OF_TOKENS},
+                ),
+            ),
+            models.CheckConstraint(
+                name="capacity_is_seconds_times_price",
+                condition=~Q(kind="capacity") & Q(sandbox_seconds=None, sandbox_second_picodollars=None)
+                | Q(
+                    kind="capacity",
+                    sandbox_seconds__isnull=False,
+                    sandbox_seconds__gte=0,
+                    **dict.fromkeys(COUNTS, 0),
+                    **dict.fromkeys(PRICE_COLUMNS),
+                )
+                & (
+                    Q(amount_picodollars=None, sandbox_second_picodollars=None)
+                    | Q(
+                        amount_picodollars__isnull=False,
+                        sandbox_second_picodollars__isnull=False,
+                        amount_picodollars=F("sandbox_seconds") * F("sandbox_second_picodollars"),
+                    )
                 ),
             ),
             models.CheckConstraint(

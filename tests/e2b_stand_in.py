@@ -261,7 +261,8 @@ class StandIn:
         return self._created(box)
 
     def _created(self, box: Box) -> web.Response:
-        return web.json_response({**box.row(), "envdAccessToken": box.token, "domain": None}, status=201)
+        row = {name: value for name, value in box.row().items() if name not in {"cpuCount", "memoryMB"}}
+        return web.json_response({**row, "envdAccessToken": box.token, "domain": None}, status=201)
 
     async def _list(self, request: web.Request) -> web.Response:
         # Quoted, then encoded as a form, then as the value of a parameter.

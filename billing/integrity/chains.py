@@ -51,6 +51,8 @@ LINE_COLUMNS = (
     "billed_picodollars",
     "estimated",
     "occurred_at",
+    "sandbox_seconds",
+    "sandbox_second_picodollars",
 )
 EVENT_COLUMNS = (
     "id",

@@ -29,6 +29,14 @@ def line_differences(line: CostEvent) -> Iterator[Difference]:
         yield _difference("line-amount", line.org_id, line.id, expected, line.amount_picodollars)
 
 
+def capacity_differences(line: CostEvent) -> Iterator[Difference]:
+    """Recompute the amount of a line of capacity. Unknown is never 0."""
+    price, seconds = line.sandbox_second_picodollars, line.sandbox_seconds
+    expected = None if price is None or seconds is None else seconds * price
+    if line.amount_picodollars != expected:
+        yield _difference("line-amount", line.org_id, line.id, expected, line.amount_picodollars)
+
+
 def call_differences(lines: Sequence[CostEvent]) -> Iterator[Difference]:
     """
     Check what the lines of one call bill. After each line, the sum billed is the whole amount, or 0.

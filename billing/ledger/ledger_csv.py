@@ -14,7 +14,7 @@ PAGE = 1000
 # The organization is the reader's own, and the signing credential is for operators only, so both are left out.
 TEXTS = ("id", "kind", "adjusts_id", *(name for name in CALL_COLUMNS if name not in ("org_id", "credential_id")))
 COUNTS = (*token_classes.COUNTS, "thinking_tokens")
-HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", "estimated")
+HEADER = ("occurred_at", *TEXTS, *COUNTS, "amount_usd", "billed", "billed_usd", "estimated", "sandbox_seconds")
 
 
 def write(events: QuerySet[CostEvent]) -> Iterator[str]:
@@ -43,4 +43,5 @@ def _cells(event: CostEvent) -> list[object]:
         event.billed,
         dollars(event.billed_picodollars),
         event.estimated,
+        "" if event.sandbox_seconds is None else event.sandbox_seconds,
     ]

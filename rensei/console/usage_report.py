@@ -4,8 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
+from billing.ledger.capacity import billing_class_of
 from billing.ledger.reports import UsageLine, lines_by_day
 from catalog.services import visible_entries
+from integrations.capacity import CAPACITY
 from profiles.services import visible_profiles
 from rensei.console.charts import Series
 from rensei.console.templatetags.console import count, mode_label, usd
@@ -41,11 +43,16 @@ MEDIAN = Series(key="median", label="Median", css="series--1")
 
 @dataclass(frozen=True, kw_only=True)
 class Name:
-    """How a row is named, and the page of the organization that it links to, with its arguments."""
+    """
+    How a row is named, and the page of the organization that it links to, with its arguments.
+
+    `has_runs`: whether the list of runs can be filtered by it.
+    """
 
     label: str
     page: str = ""
     args: Sequence[str] = ()
+    has_runs: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,6 +155,9 @@ def names_of(access: Access, by: str, keys: Sequence[str]) -> dict[str, Name]:
         for entry in visible_entries(access).filter(model_id__in=keys):
             args = (entry.provider, entry.model_id)
             found.setdefault(entry.model_id, Name(label=entry.model_id, page="catalog-entry", args=args))
+        for provider in CAPACITY.values():
+            name = Name(label=f"Sandboxes at {provider.display_name}", page="capacity", has_runs=False)
+            found[billing_class_of(provider.id)] = name
     elif by == "profile":
         for profile in visible_profiles(access).filter(public_id__in=keys):
             found[profile.public_id] = Name(label=profile.name, page="profile", args=(profile.public_id,))

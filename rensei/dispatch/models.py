@@ -351,6 +351,10 @@ class Sandbox(models.Model):
     # The gateway's last refusal before a call, and the first for the run's cost. A worker's relay knows them itself.
     refusal = models.JSONField(null=True)
     cap_refusal = models.JSONField(null=True)
+    # Of a sandbox in a cloud: the integration whose key made it, and what is charged for, once that is known.
+    credential_id = models.CharField(max_length=40, blank=True, default="", db_default="")
+    vcpus = models.PositiveSmallIntegerField(null=True)
+    memory_mib = models.PositiveIntegerField(null=True)
 
     objects = OrgScopedQuerySet.as_manager()
 

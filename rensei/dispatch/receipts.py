@@ -82,7 +82,7 @@ def receipt_of(run: Run) -> dict[str, Any]:
     attempts = list(Attempt.objects.filter(run=run).order_by("number"))
     if run.state not in Run.ENDED or any(attempt.state == Attempt.State.OPEN for attempt in attempts):
         raise ReceiptNotReady(reason="The run has not ended, or its last call is not settled.")
-    lines = list(CostEvent.objects.for_org(run.org).filter(run_id=run.id).order_by("id"))
+    lines = list(CostEvent.objects.for_org(run.org).of_calls().filter(run_id=run.id).order_by("id"))
     seals = _seals_of(run, lines)
     anchor = _proving_anchor(run, lines, seals)
     keys = _keys()

@@ -60,7 +60,7 @@ def require_call(run: Run, *, at_most: int) -> None:
     :raises RunCostExceeded: if the call may cost more than is left
     """
     assert run.max_cost_picodollars is not None
-    lines = CostEvent.objects.filter(run_id=run.id)
+    lines = CostEvent.objects.of_calls().filter(run_id=run.id)
     spent = lines.aggregate(sum=Sum("amount_picodollars"))["sum"] or 0
     unpriced = Attempt.objects.filter(id__in=lines.filter(amount_picodollars=None).values("attempt_id"))
     unknown = sum(each or at_most for each in unpriced.values_list("at_most_picodollars", flat=True))

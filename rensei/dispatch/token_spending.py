@@ -21,5 +21,5 @@ def count_before(sender: type[SpendCap], cap: SpendCap, token_ids: Collection[st
     runs = Run.objects.filter(
         org_id=cap.org_id, token_id__in=token_ids, id__gte=first_id_of("run", start - BEFORE_THE_MONTH)
     )
-    lines = CostEvent.objects.filter(org_id=cap.org_id, occurred_at__gte=start, run_id__in=runs.values("id"))
+    lines = CostEvent.objects.of_calls().filter(org_id=cap.org_id, occurred_at__gte=start, run_id__in=runs.values("id"))
     cap.used = lines.aggregate(used=WholeSum("amount_picodollars"))["used"] or 0

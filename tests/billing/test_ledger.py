@@ -10,6 +10,8 @@ from django.db import IntegrityError, connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from billing.integrity import reconciliation
+from billing.ledger import capacity
 from billing.ledger.charges import Charge
 from billing.models import CostEvent, UsageDaily
 from catalog.models import CatalogEntry
@@ -18,9 +20,10 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.ids import new_id
 from rensei.core.money import dollars
 from rensei.core.usage import Usage
+from rensei.orgs.models import Org, User
 from tests.billing.conftest import NOON, PRICES
 from tests.billing.ledger_triggers import triggers_lifted
-from tests.billing.record import record_adjustment, record_charges
+from tests.billing.record import capacity_line, record_adjustment, record_charges
 from tests.billing.sums import ledger_by_key, roll_ups_by_key
 from tests.drawn import examples
 
@@ -377,3 +380,65 @@ class TestTriggersLifted:
         charge()
         with pytest.raises(IntegrityError, match="append-only"):
             CostEvent.objects.all().delete()
+
+
+class TestALineOfCapacity:
+    @pytest.fixture
+    def line(self, acme: Org) -> CostEvent:
+        return capacity_line(acme)
+
+    def test_adds_to_the_sums_and_is_no_call(self, line: CostEvent, acme: Org) -> None:
+        day = UsageDaily.objects.get(org=acme)
+
+        assert (day.served_model_id, day.auth_mode, day.calls, day.unpriced) == ("capacity.e2b", "byok", 0, 0)
+        assert day.amount_picodollars == line.amount_picodollars == 90 * 30_250_000
+        assert [str(each) for each in reconciliation.sum_differences()] == []
+
+    def test_is_one_for_each_sandbox(self, line: CostEvent) -> None:
+        line.pk = new_id("cost")
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            line.save(force_insert=True)
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"amount_picodollars": 1},
+            {"amount_picodollars": None},
+            {"sandbox_second_picodollars": None},
+            {"sandbox_seconds": None},
+            {"sandbox_seconds": -1, "amount_picodollars": -30_250_000},
+            {"input_tokens": 1},
+            {"input_picodollars": 1},
+            {"billed": True},
+            {"kind": "charge"},
+        ],
+        ids=str,
+    )
+    def test_refuses_a_wrong_line(self, line: CostEvent, wrong: dict[str, Any]) -> None:
+        line.pk, line.attempt_id = new_id("cost"), new_id("box")
+        for name, value in wrong.items():
+            setattr(line, name, value)
+
+        with pytest.raises(IntegrityError), transaction.atomic():
+            line.save(force_insert=True)
+
+    def test_keeps_an_unknown_price_unknown(self, acme: Org) -> None:
+        line = capacity_line(acme, second_picodollars=None)
+
+        (found,) = capacity.costs_by_pool(CostEvent.objects.for_org(acme), since=NOON).values()
+
+        assert line.amount_picodollars is None
+        assert UsageDaily.objects.get(org=acme).unpriced == 1
+        assert (found.seconds, found.unpriced, found.known_picodollars) == (90, 1, None)
+
+    def test_sums_by_pool(self, acme: Org, eve: User) -> None:
+        for pool in ("cloud", "cloud", "e2b"):
+            capacity_line(acme, pool=pool)
+        capacity_line(Org.objects.get(slug="evil"))
+        capacity_line(acme, occurred_at=NOON - timedelta(seconds=1))
+
+        found = capacity.costs_by_pool(CostEvent.objects.for_org(acme), since=NOON)
+
+        assert [(one.pool, one.sandboxes, one.seconds) for one in found.values()] == [("cloud", 2, 180), ("e2b", 1, 90)]
+        assert found["cloud"].known_picodollars == 180 * 30_250_000

@@ -17,6 +17,7 @@ from rensei.dispatch import agents, services, stored_bytes
 from rensei.dispatch.models import Run, RunFile
 from rensei.dispatch.pools import agent_runner
 from rensei.orgs.models import User
+from tests.billing.record import capacity_line
 from tests.console.agents import DOLLAR, begin, call, definition, finish, offer_sandboxes, write
 
 RUNS = "/o/acme/runs"
@@ -76,6 +77,20 @@ class TestTheRunOfAnAgent:
         assert html.count("80 in, 20 out") == 2
         assert "2 calls to the model" in html
         assert CostEvent.objects.count() == 2
+
+    def test_shows_its_sandbox_apart_from_the_cost_of_its_calls(self, page, agent, acme):
+        begin(agent)
+        call(agent, number=1)
+        finish(agent)
+        of_calls = Run.objects.get(id=agent.id).amount_picodollars
+        capacity_line(acme, run_id=agent.id)
+
+        html = shown(page, agent)
+
+        assert "capacity.e2b" in html
+        assert "$0.00272" in html
+        assert "It is not in the cost above." in html
+        assert Run.objects.get(id=agent.id).amount_picodollars == of_calls
 
     def test_counts_what_its_calls_have_cost_while_it_works(self, page, agent):
         begin(agent)

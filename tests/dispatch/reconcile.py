@@ -80,6 +80,8 @@ def _unfinished(lines: dict[str, list[CostEvent]]) -> Iterator[str]:
     of_run: dict[str, list[CostEvent]] = defaultdict(list)
     for of_attempt in lines.values():
         for line in of_attempt:
+            if line.kind == CostEvent.Kind.CAPACITY:
+                continue
             of_run[line.run_id].append(line)
     for run in Run.objects.all():
         of_this = of_run[run.id]

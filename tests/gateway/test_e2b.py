@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import itertools
 import json
+import math
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
@@ -89,10 +90,40 @@ class TestARun:
 
         assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
         assert run.output_text
-        assert CostEvent.objects.get().billed == (mode == "metered")
+        assert CostEvent.objects.of_calls().get().billed == (mode == "metered")
         sandbox = run.sandboxes.get()
         assert (sandbox.provider_id, sandbox.ended_at is not None) == ("e2b", True)
         assert e2b.live() == []
+        assert_explained(simulator)
+
+    def test_has_a_line_for_the_seconds_of_its_sandbox(
+        self, metered: Any, account: Integration, dispatch: Any, finish: Any, simulator: Any
+    ) -> None:
+        run = finish(dispatch("Hello."))
+
+        line = CostEvent.objects.get(kind="capacity")
+        box = run.sandboxes.get()
+        seconds = math.ceil((box.ended_at - box.created_at).total_seconds())
+        assert (line.run_id, line.attempt_id, line.pool_id, line.credential_id) == (run.id, box.id, "e2b", account.id)
+        assert (line.billing_class, line.provider, line.payer) == ("capacity.e2b", "e2b", "organization")
+        assert (line.billed, line.estimated, line.sandbox_seconds) == (False, False, seconds)
+        # 2 vCPU and 512 MiB.
+        assert line.sandbox_second_picodollars == 2 * 14_000_000 + 2_250_000
+        assert line.amount_picodollars == seconds * line.sandbox_second_picodollars
+        # The run's own amount is that of its calls.
+        assert run.amount_picodollars == CostEvent.objects.of_calls().get().amount_picodollars
+        assert_explained(simulator)
+
+    def test_has_no_price_for_a_sandbox_of_unknown_size(
+        self, byok: Any, dispatch: Any, finish: Any, e2b: StandIn, simulator: Any
+    ) -> None:
+        e2b.faults.append(Fault(method="GET", path="/sandboxes/", does=500, times=2))
+
+        finish(dispatch("Hello."))
+
+        line = CostEvent.objects.get(kind="capacity")
+        assert (line.sandbox_second_picodollars, line.amount_picodollars) == (None, None)
+        assert line.sandbox_seconds > 0
         assert_explained(simulator)
 
     def test_may_reach_this_server_only_and_holds_no_token(
@@ -338,6 +369,7 @@ class TestABadDay:
         assert not run.attempts.exists()
         assert e2b.boxes == {}
         assert run.sandboxes.get().ended_at is not None
+        assert not CostEvent.objects.exists()
         account.refresh_from_db()
         assert account.status == ("failing" if code == "POOL_CREDENTIAL_REFUSED" else "untested")
 
@@ -361,6 +393,7 @@ class TestABadDay:
         assert (len(e2b.boxes), e2b.live()) == (1, [])
         # It is looked for again, since a sandbox that was just created may not be listed.
         assert run.sandboxes.get().ended_at is None
+        assert not CostEvent.objects.exists()
 
     def test_with_a_template_without_python(
         self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, e2b: StandIn
@@ -468,6 +501,13 @@ class TestAWorkerThatDies:
 
         assert e2b.live() == []
         assert Sandbox.objects.get().ended_at is not None
+        line = CostEvent.objects.get(kind="capacity")
+        # It was there until now, or it is not known whether there was one.
+        assert (line.estimated, line.amount_picodollars is None) == (point == "after-the-row", point == "after-the-row")
+        # It cannot have lived much longer than its run may.
+        assert line.sandbox_seconds <= (run.deadline_at - Sandbox.objects.get().created_at).total_seconds() + 61
+        _sweep(running)
+        assert CostEvent.objects.filter(kind="capacity").count() == 1
         run.refresh_from_db()
         assert run.state == (Run.State.FAILED if point == "mid-stream" else Run.State.QUEUED)
         if run.state == Run.State.QUEUED:

@@ -1,12 +1,14 @@
 """Connecting an account at a capacity provider: by REST and on the pages, as a provider of models is connected."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
+from integrations.capacity.prices import Size, second_picodollars
 from integrations.keys import platform
 from integrations.models import Integration
 from rensei.core.errors import FieldError
@@ -166,3 +168,20 @@ class TestAPool:
         config = {"template": "team/my-template:v2", "lifetimeSeconds": 86400}
 
         assert services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config).config == config
+
+
+class TestThePriceOfASecond:
+    @pytest.mark.parametrize(
+        ("vcpus", "memory_mib", "picodollars"),
+        [(2, 512, 30_250_000), (8, 4096, 130_000_000), (1, 1, 14_004_395)],
+    )
+    def test_is_that_of_its_size_rounded_up(self, vcpus: int, memory_mib: int, picodollars: int) -> None:
+        size = Size(vcpus=vcpus, memory_mib=memory_mib)
+
+        assert second_picodollars("e2b", size, moment=datetime(2026, 11, 30, tzinfo=UTC)) == picodollars
+
+    @pytest.mark.parametrize(("provider", "year"), [("e2b", 2025), ("another", 2026)])
+    def test_is_unknown_before_a_list_and_without_one(self, provider: str, year: int) -> None:
+        size = Size(vcpus=2, memory_mib=512)
+
+        assert second_picodollars(provider, size, moment=datetime(year, 11, 30, tzinfo=UTC)) is None

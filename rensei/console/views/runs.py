@@ -145,6 +145,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     # A call is in the ledger when it has ended, and a run that makes one call ends with it.
     lines = visible_lines(request.access).filter(run_id=found.id).order_by("id")
     events = list(lines) if ended or found.is_agent else []
+    of_calls = [event for event in events if event.kind != CostEvent.Kind.CAPACITY]
     context = {
         "run": found,
         "ended": ended,
@@ -153,7 +154,9 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
         "node": _node_of(found),
         "before": request.GET.get("before", ""),
         "profile_is_deleted": bool(found.profile_id) and not found.has_profile,  # type: ignore[attr-defined]
-        **(_of_agent(request, found, events) if found.is_agent else _of_call(found, events, ended=ended)),
+        "charges": events,
+        "capacity": [event for event in events if event.kind == CostEvent.Kind.CAPACITY],
+        **(_of_agent(request, found, of_calls) if found.is_agent else _of_call(found, of_calls, ended=ended)),
     }
     context["several_models"] = len({line.model for line in context["lines"]}) > 1
     if request.htmx:
@@ -175,7 +178,6 @@ def _of_call(found: Run, events: list[CostEvent], *, ended: bool) -> dict[str, A
         "usage": usage,
         "lines": lines,
         "amount": found.amount_picodollars if ended else sum(known) if len(known) == len(lines) else None,
-        "charges": events,
     }
 
 
@@ -189,7 +191,6 @@ def _of_agent(request: PageRequest, found: Run, events: list[CostEvent]) -> dict
         "usage": sum((Usage.of(event) for event in events), start=Usage()).as_dict(),
         "lines": usage_lines.of_ledger(events),
         "amount": sum(known) if len(known) == len(events) else None,
-        "charges": events,
     }
     if request.htmx and request.htmx.target == AGENT_NOW:
         # A stream writes the text and the log into the page.

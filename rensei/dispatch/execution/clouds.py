@@ -19,6 +19,7 @@ from rensei.dispatch.models import CapacityPool, Run, Sandbox
 from rensei.dispatch.pools import NoEligiblePool, accounts, e2b
 from rensei.dispatch.pools.accounts import CLOUDS
 from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.settlement import capacity_use
 
 UNDER_WAY = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
 # A creation that its dead worker began is visible at the provider by then.
@@ -71,12 +72,17 @@ class Clouds:
     def left(self) -> Sequence[tuple[Place, Sequence[Sandbox]]]:
         """Open the accounts in which sandboxes of runs may exist that are no longer under way, with their rows."""
         now = database_now()
-        left = Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS).exclude(UNDER_WAY)
+        left = (
+            Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS)
+            .exclude(UNDER_WAY)
+            .select_related("org", "run__project")
+            .order_by("id")
+        )
         # Those whose account cannot be opened any more have ended by themselves.
-        left.filter(created_at__lt=now - LONGEST_LIFE).update(ended_at=now)
+        capacity_use.end_left(left.filter(created_at__lt=now - LONGEST_LIFE)[:LEFT_AT_ONCE], {})
         rows = left.filter(created_at__lt=now - LEFT_AFTER)
         by_account: dict[tuple[str, str], list[Sandbox]] = {}
-        for row in rows.select_related("org").order_by("id")[:LEFT_AT_ONCE]:
+        for row in rows[:LEFT_AT_ONCE]:
             by_account.setdefault((row.org_id, row.provider_id), []).append(row)
         found = ((_place_left(of[0]), of) for of in by_account.values())
         return [(place, of) for place, of in found if place is not None]

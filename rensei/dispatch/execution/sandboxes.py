@@ -8,7 +8,7 @@ which writes and settles the attempts; the worker prepares the request, follows 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -16,6 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 import structlog
 from django.conf import settings
 
+from integrations.capacity.prices import Size
 from rensei.core.clock import database_now
 from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.limits import limit
@@ -33,7 +34,7 @@ from rensei.dispatch.pools.driver import Box, Driver, Heard, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Claim, Stop
-from rensei.dispatch.settlement import outcomes, settle
+from rensei.dispatch.settlement import capacity_use, outcomes, settle
 
 DATABASE_THREADS = 4
 # Requests are prepared apart from that: images are fetched, and the provider counts, which may take long.
@@ -179,6 +180,7 @@ class Sandboxes:
             run_tokens.issue,
             run,
             provider_id=self._driver.provider_id if place is None else place.provider_id,
+            credential_id="" if place is None else place.key.id,
             request=setup.request,
             seconds_max=work.seconds_max,
         )
@@ -200,6 +202,7 @@ class Sandboxes:
             await box.start(driver.program_of(setup.program), files=setup.files)
             # The files of an agent are large, and it may work for an hour.
             del setup
+            await self._note_made(sandbox, box)
             is_interrupted = await self._follow(box, sandbox, run, live, work)
         except SandboxFault as caught:
             fault = caught
@@ -229,7 +232,15 @@ class Sandboxes:
             )
             await self._in_thread(_finish, run, work, ended)
         if is_gone:
-            await self._in_thread(_note_ended, sandbox)
+            await self._in_thread(capacity_use.end, sandbox, box.made)
+
+    async def _note_made(self, sandbox: Sandbox, box: Box) -> None:
+        """Keep the size of a sandbox, by which it is charged for also if this worker dies."""
+        if box.made is not None and box.made.size is not None:
+            try:
+                await self._in_thread(capacity_use.note_size, sandbox, box.made.size)
+            except DATABASE_FAULTS as fault:
+                logger.warning("size_not_noted", fault=type(fault).__name__)
 
     async def _heard(self, box: Box, sandbox: Sandbox, live: LiveRun) -> Heard:
         """Return what the relay knows of its requests. Without one, the gateway has noted it."""
@@ -348,16 +359,18 @@ class Sandboxes:
         await self._sweep(self._driver)
         for place, left in await self._in_thread(self._clouds.left):
             try:
-                await self._sweep(self._clouds.driver(place))
+                existing = await self._sweep(self._clouds.driver(place))
             except SandboxFault as fault:
                 logger.warning("cloud_not_swept", org_id=place.org_id, reason=fault.reason)
                 continue
-            await self._in_thread(_note_ended, *left)
+            await self._in_thread(capacity_use.end_left, left, existing)
 
-    async def _sweep(self, driver: Driver) -> None:
-        existing = set(await driver.list())
-        for box_id in existing - await self._in_thread(_owned, existing):
+    async def _sweep(self, driver: Driver) -> Mapping[str, Size | None]:
+        """Remove those that no live run owns. Returns all that have existed."""
+        existing = await driver.list()
+        for box_id in existing.keys() - await self._in_thread(_owned, existing.keys()):
             await driver.destroy(box_id)
+        return existing
 
 
 class _Doubt:
@@ -429,17 +442,12 @@ def _finish(run: Run, work: Work, ended: Ended) -> None:
     settle.write_patiently(plans)
 
 
-def _note_ended(*sandboxes: Sandbox) -> None:
-    ids = [sandbox.id for sandbox in sandboxes]
-    Sandbox.objects.filter(id__in=ids, ended_at=None).update(ended_at=database_now())
-
-
 def _noted(sandbox: Sandbox) -> Heard:
     refusals = Sandbox.objects.filter(id=sandbox.id).values("refusal", "cap_refusal").first()
     return Heard(**refusals) if refusals else Heard()
 
 
-def _owned(box_ids: set[str]) -> set[str]:
+def _owned(box_ids: Collection[str]) -> set[str]:
     live = Sandbox.objects.filter(UNDER_WAY, id__in=box_ids, ended_at=None)
     return set(live.values_list("id", flat=True))
 

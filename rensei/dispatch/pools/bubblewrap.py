@@ -206,13 +206,13 @@ class Bubblewrap:
         assert python is not None, "The probe has found it"
         return [python, "-I", f"{INSIDE}/{file}"]
 
-    async def list(self) -> Collection[str]:
+    async def list(self) -> Mapping[str, None]:
         """List the sandboxes of this installation on this machine by their folders."""
         for left in _folders("probe"):
             with contextlib.suppress(FileNotFoundError):
                 if left.stat().st_mtime < time.time() - PROBE_LEFT_SECONDS:
                     shutil.rmtree(left, ignore_errors=True)
-        return [folder.name.removeprefix(_prefix("box")) for folder in _folders("box")]
+        return {folder.name.removeprefix(_prefix("box")): None for folder in _folders("box")}
 
     async def destroy(self, box_id: str) -> None:
         """Remove what a worker that died has left of a sandbox. Its processes died with the worker."""
@@ -233,6 +233,9 @@ class Bubblewrap:
 
 class LocalBox:
     """A sandbox: its relay, the folder of the relay's socket, and its first process once it has started."""
+
+    # This machine charges for none.
+    made = None
 
     def __init__(self, folder: Path, relay: Relay, *, lines_bytes_max: int, room: Room = FOR_CALL) -> None:
         self.relay = relay

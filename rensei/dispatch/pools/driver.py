@@ -1,10 +1,11 @@
 """What a driver of a capacity provider does and raises. An event loop calls it, so nothing in one may block."""
 
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from integrations.capacity.prices import Size
 from rensei.core.secret import Secret
 from rensei.dispatch.pools.relay import Relay
 
@@ -51,11 +52,19 @@ class Heard:
     is_cut: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """That a capacity provider has created a sandbox, which it charges for, and its size if that is known."""
+
+    size: Size | None = None
+
+
 class Box(Protocol):
     """
     One sandbox. `follow` yields the lines that its program writes until it ends; `destroy` may be called at any time.
 
-    `heard` is empty where the sandbox calls the gateway without a relay of the worker.
+    `heard` is empty where the sandbox calls the gateway without a relay of the worker. `made` is None on the worker's
+    own machine, and where none was created.
     """
 
     @property
@@ -63,6 +72,9 @@ class Box(Protocol):
 
     @property
     def heard(self) -> Heard: ...
+
+    @property
+    def made(self) -> Made | None: ...
 
     async def start(self, arguments: Sequence[str], *, files: Mapping[str, bytes]) -> None:
         """:raises SandboxFault: if it cannot be created, or its program cannot be started"""
@@ -85,7 +97,7 @@ class Driver(Protocol):
     The sandboxes of one capacity provider, by the ids of their rows.
 
     `create` makes the object only; `Box.start` creates the sandbox. `list` returns those of this installation that
-    exist, and `destroy` removes one, if it exists. Both raise `SandboxFault`.
+    exist, with the sizes that are charged for, and `destroy` removes one, if it exists. Both raise `SandboxFault`.
     """
 
     def program_of(self, file: str) -> Sequence[str]:
@@ -102,6 +114,6 @@ class Driver(Protocol):
         with_claude_code: bool = False,
     ) -> Box: ...
 
-    async def list(self) -> Collection[str]: ...
+    async def list(self) -> Mapping[str, Size | None]: ...
 
     async def destroy(self, box_id: str) -> None: ...

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import struct
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -24,11 +24,12 @@ import structlog
 
 from integrations.capacity import e2b as account_api
 from integrations.capacity.e2b import ANSWER_BYTES_MAX, KEY_HEADER, SANDBOXES_PATH
+from integrations.capacity.prices import Size
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.models import CapacityPool
-from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, SandboxFault
+from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, Made, SandboxFault
 
 PROVIDER_ID = CapacityPool.Provider.E2B.value
 TEMPLATE = "base"
@@ -146,14 +147,14 @@ class E2B:
             for_agent=for_agent,
         )
 
-    async def list(self) -> Collection[str]:
+    async def list(self) -> Mapping[str, Size | None]:
         """List the sandboxes of this installation and organization by the ids of their rows."""
-        return {tag for _, tag in await self._listed(self._account.tags)}
+        return {row["metadata"][_TAG]: _size_of(row) for row in await self._listed(self._account.tags)}
 
     async def destroy(self, box_id: str) -> None:
         """Destroy a sandbox by the id of its row: E2B's own may not be known, if its answer was lost."""
-        for external_id, _ in await self._listed({**self._account.tags, _TAG: box_id}):
-            await self.end(external_id)
+        for row in await self._listed({**self._account.tags, _TAG: box_id}):
+            await self.end(row["sandboxID"])
 
     # What follows is for the sandboxes of this driver.
 
@@ -174,6 +175,13 @@ class E2B:
                 # This is about the second request. The first may have created it.
                 raise Passing(fault.reason) from fault
         return Running.of(made, self._account.api_url)
+
+    async def size_of(self, external_id: str) -> Size | None:
+        """Return what E2B allots to a sandbox; None if it does not say now. The answer to a creation does not."""
+        try:
+            return _size_of(await self.request("GET", f"/sandboxes/{external_id}"))
+        except (SandboxFault, Passing):
+            return None
 
     async def end(self, external_id: str) -> None:
         """:raises SandboxFault: if E2B does not destroy it"""
@@ -272,9 +280,9 @@ class E2B:
             },
         }
 
-    async def _listed(self, tags: Mapping[str, str]) -> Sequence[tuple[str, str]]:
+    async def _listed(self, tags: Mapping[str, str]) -> Sequence[Mapping[str, Any]]:
         """:raises SandboxFault: if E2B does not list them"""
-        found: list[tuple[str, str]] = []
+        found: list[Mapping[str, Any]] = []
         # E2B decodes the names and values once more than a form.
         metadata = urlencode({quote(name): quote(value) for name, value in tags.items()})
         query = {"metadata": metadata, "limit": "100"}
@@ -283,8 +291,8 @@ class E2B:
                 headers, rows = await self._ask("GET", f"{SANDBOXES_PATH}?{urlencode(query)}")
                 for row in _rows(rows):
                     match row:
-                        case {"sandboxID": str(external_id), "metadata": {"rensei-sandbox": str(tag)}}:
-                            found.append((external_id, tag))
+                        case {"sandboxID": str(), "metadata": {"rensei-sandbox": str()}}:
+                            found.append(row)
                 following = headers.get("x-next-token") or headers.get("X-Next-Token")
                 if not following:
                     break
@@ -327,6 +335,7 @@ class E2BBox:
     # It calls the gateway without a relay of the worker.
     relay = None
     heard = Heard()
+    made: Made | None = None
 
     def __init__(
         self,
@@ -364,6 +373,7 @@ class E2BBox:
             raise
         except Passing as fault:
             raise SandboxFault(Fault.NOT_CREATED, fault.reason) from fault
+        self.made = Made()
         # It holds the token.
         self._new = {}
         try:
@@ -377,6 +387,7 @@ class E2BBox:
             self._stream = await self._begin(arguments, user=_USER, cwd=WORKSPACE if self._for_agent else HOME)
         except SandboxFault as fault:
             raise SandboxFault(Fault.NOT_CREATED, f"The sandbox could not be prepared. {fault.reason}") from fault
+        self.made = Made(size=await self._driver.size_of(running.external_id))
         logger.info("e2b_sandbox_started", external_id=running.external_id)
 
     async def follow(self) -> AsyncIterator[bytes]:
@@ -429,6 +440,8 @@ class E2BBox:
             self._stream.close()
         try:
             if self._running is not None:
+                if self.made == Made():
+                    self.made = Made(size=await self._driver.size_of(self._running.external_id))
                 await self._driver.end(self._running.external_id)
             elif self._may_exist:
                 await self._driver.destroy(self._box_id)
@@ -539,6 +552,13 @@ def _rows(body: Any) -> list[Any]:
     if not isinstance(body, list):
         raise Passing("E2B gave a list that is not known.")
     return body
+
+
+def _size_of(row: Any) -> Size | None:
+    match row:
+        case {"cpuCount": int(vcpus), "memoryMB": int(memory)} if vcpus > 0 and memory > 0:
+            return Size(vcpus=vcpus, memory_mib=memory)
+    return None
 
 
 def _refuse(status: int, body: Any, *, template: str) -> NoReturn:

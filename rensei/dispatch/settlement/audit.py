@@ -39,7 +39,8 @@ from rensei.core.querysets import pages, readable
 from rensei.core.stored_types import wrongly_stored
 from rensei.core.transactions import snapshot
 from rensei.core.usage import Usage
-from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch.models import Attempt, LedgerAudit, Run, Sandbox
+from rensei.dispatch.settlement import capacity_use
 from rensei.dispatch.settlement.served import find_served, with_search_price
 from rensei.orgs.models import SpendCap
 
@@ -127,8 +128,11 @@ def differences() -> Iterator[Difference]:
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         unread: list[Difference] = []
         for page in _pages(unread):
-            for run, attempts, lines in page:
-                yield from as_far_as_readable(_run(run, attempts, lines), org=run.org_id, place=run.id)
+            for run, attempts, lines, boxes in page:
+                of_calls = [line for line in lines if line.kind != CostEvent.Kind.CAPACITY]
+                of_capacity = [line for line in lines if line.kind == CostEvent.Kind.CAPACITY]
+                yield from as_far_as_readable(_run(run, attempts, of_calls), org=run.org_id, place=run.id)
+                yield from as_far_as_readable(_capacity(run, boxes, of_capacity), org=run.org_id, place=run.id)
                 yield from _shared_hold(run, shared_holds.pop(run.id, None))
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 cap_hold = cap_holds.pop(run.id, None)
@@ -149,9 +153,9 @@ def differences() -> Iterator[Difference]:
         yield from reconciliation.sum_differences()
 
 
-def _pages(unread: list[Difference]) -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent]]]]:
+def _pages(unread: list[Difference]) -> Iterator[list[tuple[Run, list[Attempt], list[CostEvent], list[Sandbox]]]]:
     """
-    Yield all runs in the order of their ids, each with its attempts and its lines.
+    Yield all runs in the order of their ids, each with its attempts, its lines and its sandboxes.
 
     :param unread: gets a difference for each row that cannot be read, and is passed over
     """
@@ -165,7 +169,8 @@ def _pages(unread: list[Difference]) -> Iterator[list[tuple[Run, list[Attempt], 
         attempts = Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number")
         attempts_of = _by_run(readable(attempts, skip=skip))
         lines_of = _by_run(readable(CostEvent.objects.filter(run_id__in=ids), skip=skip))
-        yield [(run, attempts_of[run.id], lines_of[run.id]) for run in runs]
+        boxes_of = _by_run(readable(Sandbox.objects.filter(run_id__in=ids).order_by("epoch"), skip=skip))
+        yield [(run, attempts_of[run.id], lines_of[run.id], boxes_of[run.id]) for run in runs]
 
 
 def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
@@ -261,6 +266,33 @@ def _with_factors(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Ite
             yield None if has_none else prices
             if has_none:
                 yield with_search_price(run, prices)
+
+
+def _capacity(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[Difference]:
+    """
+    Compare the sandboxes of a run that a capacity provider charges for with their lines.
+
+    The sandboxes of an organization that was deleted are gone, and its lines stay.
+    """
+    by_box = {line.attempt_id: line for line in lines}
+    for box in boxes:
+        line = by_box.get(box.id)
+        if box.ended_at is None or line is None:
+            is_charged = box.ended_at is not None and capacity_use.size_of(box) is not None
+            if is_charged or line is not None:
+                expected = "1 line" if is_charged else "none before its end"
+                yield _difference("capacity-line", run.org_id, box.id, expected, "none" if line is None else line.id)
+            continue
+        facts: list[tuple[str, object, object]] = [
+            ("organization", run.org_id, line.org_id),
+            ("seconds", capacity_use.seconds_of(box, ended_at=box.ended_at), line.sandbox_seconds),
+            ("price", capacity_use.price_of(box, capacity_use.size_of(box)), line.sandbox_second_picodollars),
+        ]
+        for name, right, found in facts:
+            if found != right:
+                yield _difference(f"capacity-{name}", run.org_id, line.id, right, found)
+    for line in lines:
+        yield from reconciliation.capacity_differences(line)
 
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:

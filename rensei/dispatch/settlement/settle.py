@@ -389,7 +389,7 @@ def _lines_of(runs: Sequence[Run], *, new: Sequence[CostEvent], late: Collection
     others = lines_of.keys() - known
     for line in [line for line in new if line.run_id in known]:
         lines_of[line.run_id].append(line)
-    for line in CostEvent.objects.filter(run_id__in=others) if others else ():
+    for line in CostEvent.objects.of_calls().filter(run_id__in=others) if others else ():
         lines_of[line.run_id].append(line)
     return lines_of
 

@@ -35,7 +35,7 @@ def read_holds(calls: Iterable[tuple[Attempt, Run, Sequence[UsagePart]]]) -> dic
     held = held_for({run.id for run in found.values()})
     capped = {run.id: run.max_cost_picodollars for run in found.values() if run.max_cost_picodollars is not None}
     if capped:
-        others = CostEvent.objects.filter(run_id__in=capped).exclude(attempt_id__in=found)
+        others = CostEvent.objects.of_calls().filter(run_id__in=capped).exclude(attempt_id__in=found)
         spent = dict(others.order_by().values_list("run_id").annotate(Sum("amount_picodollars")))
         for run_id, most in capped.items():
             left = max(0, most - (spent.get(run_id) or 0))
