@@ -26,6 +26,9 @@ class ProviderSpec:
     dearest_search_picodollars: int
     # The audience of the identity tokens that the provider exchanges for its own; empty: it takes keys only.
     federation_audience: str = ""
+    # What a key may be bound to at the provider, as people are asked for it; empty: nothing.
+    workspace_label: str = ""
+    workspace_help: str = ""
     config_keys: tuple[str, ...] = ()
     # Prefixes of the ids of models that suit most work. A new profile proposes the newest of them.
     recommended: tuple[str, ...] = ()

@@ -175,7 +175,7 @@ class NewIntegration(CamelSerializer):
     api_key = SecretField(required=False)
     federation = FederationIds(required=False)
     base_url = serializers.CharField(allow_blank=True, default="")
-    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
+    workspace_id = Text(whole(shapes.ANY_WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
     is_default = serializers.BooleanField(allow_null=True, default=None)
     remind_after_days = Reminder(default=None)
 
@@ -186,7 +186,7 @@ class IntegrationChange(CamelSerializer):
     name = serializers.CharField(max_length=120, required=False)
     base_url = serializers.CharField(allow_blank=True, required=False)
     api_key = SecretField(required=False)
-    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, required=False)
+    workspace_id = Text(whole(shapes.ANY_WORKSPACE_SHAPE.pattern), allow_blank=True, required=False)
     is_default = serializers.BooleanField(required=False)
     remind_after_days = Reminder(required=False)
 
@@ -206,7 +206,7 @@ class UnsavedKey(CamelSerializer):
     api_key = SecretField(required=False)
     federation = FederationIds(required=False)
     base_url = serializers.CharField(allow_blank=True, default="")
-    workspace_id = Text(whole(shapes.WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
+    workspace_id = Text(whole(shapes.ANY_WORKSPACE_SHAPE.pattern), allow_blank=True, default="")
 
 
 class VerdictAnswer(CamelSerializer):

@@ -27,7 +27,10 @@ from rensei.orgs.models import Membership, Org, Project, Role, User
 from rensei.simulator import server as simulator_server
 from rensei.tokens.services import create_token
 from rensei.tokens.unknown_tokens import unknown_run_tokens, unknown_tokens
-from tests import e2b_stand_in, factories
+from tests import cloud_stand_in, factories
+from tests.cloud_stand_in import StandIn
+from tests.e2b_stand_in import E2BStandIn
+from tests.vercel_stand_in import VercelStandIn
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
 hypothesis.settings.register_profile(
@@ -75,17 +78,36 @@ def _folder(_folders: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def stand_in_for_all() -> Iterator[e2b_stand_in.StandIn]:
-    with e2b_stand_in.running() as stand_in:
+def e2b_for_all() -> Iterator[E2BStandIn]:
+    with cloud_stand_in.running(E2BStandIn) as stand_in:
         yield stand_in
 
 
+@pytest.fixture(scope="session")
+def vercel_for_all() -> Iterator[VercelStandIn]:
+    with cloud_stand_in.running(VercelStandIn) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(params=["e2b", "vercel"])
+def stand_in(request: pytest.FixtureRequest) -> StandIn:
+    """Each cloud that there is, as the settings name it."""
+    found: StandIn = request.getfixturevalue(request.param)
+    return found
+
+
 @pytest.fixture
-def stand_in(stand_in_for_all: e2b_stand_in.StandIn, settings: Any) -> Iterator[e2b_stand_in.StandIn]:
-    """E2B, as the settings name it."""
-    settings.RENSEI_E2B_BASE_URL = stand_in_for_all.url
-    yield stand_in_for_all
-    stand_in_for_all.reset()
+def e2b(e2b_for_all: E2BStandIn, settings: Any) -> Iterator[E2BStandIn]:
+    settings.RENSEI_E2B_BASE_URL = e2b_for_all.url
+    yield e2b_for_all
+    e2b_for_all.reset()
+
+
+@pytest.fixture
+def vercel(vercel_for_all: VercelStandIn, settings: Any) -> Iterator[VercelStandIn]:
+    settings.RENSEI_VERCEL_BASE_URL = vercel_for_all.url
+    yield vercel_for_all
+    vercel_for_all.reset()
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,14 @@ from rensei.dispatch.execution.lease_renewal import LeaseRenewal
 from rensei.dispatch.queue import claims
 from tests.database import database_url
 
-PLACES = ("RENSEI_VAULT_KEYRING", "RENSEI_ANTHROPIC_BASE_URL", "RENSEI_E2B_BASE_URL", "PUBLIC_URL", "DATA_DIR")
+PLACES = (
+    "RENSEI_VAULT_KEYRING",
+    "RENSEI_ANTHROPIC_BASE_URL",
+    "RENSEI_E2B_BASE_URL",
+    "RENSEI_VERCEL_BASE_URL",
+    "PUBLIC_URL",
+    "DATA_DIR",
+)
 _SECONDS_MAX = 90
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["tests.prepared"])

@@ -18,6 +18,8 @@ SPEC = ProviderSpec(
     # $10 for 1,000 searches: https://platform.claude.com/docs/en/about-claude/pricing
     dearest_search_picodollars=PICODOLLARS_PER_DOLLAR // 100,
     federation_audience="https://api.anthropic.com",
+    workspace_label="Workspace ID",
+    workspace_help="Only if the key is bound to a workspace.",
     config_keys=("contextWindow",),
     recommended=("claude-opus-", "claude-sonnet-"),
     model_prefix="anthropic/",

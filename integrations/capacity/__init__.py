@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from catalog.providers import PROVIDERS, ProviderSpec
-from integrations.capacity import e2b
+from integrations.capacity import e2b, vercel
+from integrations.capacity.account import CapacityAccount
 from integrations.providers.base import ADAPTERS, Credential, Verdict
 from rensei.core.secret import Secret
 
@@ -22,8 +23,10 @@ class Connectable(Protocol):
     def test_connection(self, *, credential: Credential) -> Verdict: ...
 
 
-CAPACITY: Mapping[str, ProviderSpec] = {e2b.SPEC.id: e2b.SPEC}
-_CONNECTIONS: Mapping[str, Connectable] = {e2b.SPEC.id: e2b.E2BAccount()}
+ACCOUNTS: Mapping[str, CapacityAccount] = {
+    account.spec.id: account for account in (e2b.E2BAccount(), vercel.VercelAccount())
+}
+CAPACITY: Mapping[str, ProviderSpec] = {provider: account.spec for provider, account in ACCOUNTS.items()}
 
 
 def specs() -> dict[str, ProviderSpec]:
@@ -32,4 +35,4 @@ def specs() -> dict[str, ProviderSpec]:
 
 
 def connectable(provider: str) -> Connectable:
-    return _CONNECTIONS[provider] if provider in _CONNECTIONS else ADAPTERS[provider]
+    return ACCOUNTS[provider] if provider in ACCOUNTS else ADAPTERS[provider]

@@ -17,6 +17,8 @@ PUBLIC_PREFIX = re.compile(r"(?:[a-z]{2,8}-){1,2}[a-z]{2,8}\d{2}-")
 SHOWN_AT_END = 4
 REMIND_AFTER_DAYS_MAX = 3650
 WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_-]{0,120}")
+# Of any provider.
+ANY_WORKSPACE_SHAPE = re.compile(r"[A-Za-z0-9_/-]{0,120}")
 
 
 def clean_provider(provider: str, *, known: Collection[str] = ()) -> str:
@@ -124,9 +126,9 @@ def clean_reminder(days: int | None) -> int | None:
 def clean_workspace_id(workspace_id: str, *, provider: str) -> str:
     """:raises FieldError: if it is not a possible workspace id, or the provider has no workspaces"""
     workspace_id = workspace_id.strip()
-    if workspace_id and provider in capacity.CAPACITY:
-        raise FieldError(pointer="/workspaceId", reason="This provider has no workspaces. Leave it empty.")
-    if not WORKSPACE_SHAPE.fullmatch(workspace_id):
+    if provider in capacity.ACCOUNTS:
+        capacity.ACCOUNTS[provider].check_workspace(workspace_id)
+    elif not WORKSPACE_SHAPE.fullmatch(workspace_id):
         raise FieldError(
             pointer="/workspaceId", reason="A workspace id has up to 120 letters, digits, hyphens and underscores."
         )

@@ -7,7 +7,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, RenseiError
 from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.pools import e2b
+from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 from rensei.orgs import row_limits
@@ -67,8 +67,8 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
         raise FieldError(pointer="/providerId", reason=f"One of {', '.join(CapacityPool.Provider.values)}.")
     if provider_id == CapacityPool.Provider.SANDBOX and config:
         raise FieldError(pointer="/config", reason="A pool of the provider 'sandbox' has no settings.")
-    if provider_id == CapacityPool.Provider.E2B:
-        e2b.check_config(config, pointer="/config")
+    if provider_id in DRIVERS:
+        DRIVERS[provider_id].check_config(config, pointer="/config")
     if name in CapacityPool.Provider.values:
         raise AlreadyExists(what=f"A built-in pool '{name}'")
     with unique(AlreadyExists(what=f"A pool '{name}'"), durable=True):

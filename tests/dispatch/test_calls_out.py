@@ -60,7 +60,8 @@ CALL_SITES = {
     # Calls out by themselves, below or where it says.
     "billing/integrity/witnesses.py",  # tests/billing/test_witnesses.py
     "integrations/outbound/http.py",
-    "rensei/dispatch/pools/e2b.py",  # on the event loop of the sandboxes, as the relay
+    "rensei/dispatch/pools/cloud.py",  # on the event loop of the sandboxes, as the relay
+    "rensei/dispatch/pools/e2b.py",  # as above
     "rensei/dispatch/execution/clouds.py",  # as above
     "integrations/vault/key_services/rest.py",  # tests/integrations/vault/key_services, behind the circuit
     "integrations/providers/anthropic/relay.py",
@@ -73,7 +74,7 @@ CALL_SITES = {
     "rensei/demo_agent.py",  # in a sandbox as well
     "rensei/accounts/single_sign_on.py",
     # Goes through outbound.py.
-    "integrations/capacity/e2b.py",  # tests/integrations/test_capacity.py
+    "integrations/capacity/account.py",  # tests/integrations/test_capacity.py
     "integrations/providers/anthropic/connection.py",
     "integrations/providers/anthropic/federation.py",  # tests/integrations/test_federation.py
     # Names types, exceptions or constants.

@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,13 +11,14 @@ import aiohttp
 import pytest
 
 from rensei.core.secret import Secret
-from rensei.dispatch.pools import e2b
+from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.bubblewrap import Bubblewrap
+from rensei.dispatch.pools.cloud import Account, CloudBox
 from rensei.dispatch.pools.driver import Box, Driver, SandboxFault
+from tests.cloud_stand_in import Fault, StandIn
 from tests.dispatch.test_bubblewrap import probe
-from tests.e2b_stand_in import Fault, StandIn
 
-PROVIDERS = ["sandbox", "e2b"]
+PROVIDERS = ["sandbox", "e2b", "vercel"]
 LINES_BYTES_MAX = 100_000
 
 
@@ -28,34 +29,43 @@ def _can_isolate() -> None:
 
 
 @pytest.fixture(params=PROVIDERS)
-def with_driver(request: pytest.FixtureRequest, stand_in: StandIn) -> Callable[..., Any]:
+def with_driver(request: pytest.FixtureRequest) -> Iterator[Callable[..., Any]]:
     """Do something with a driver, in an event loop."""
+    stand_in = None if request.param == "sandbox" else request.getfixturevalue(f"{request.param}_for_all")
 
     def carry(work: Callable[[Driver], Awaitable[Any]]) -> Any:
         async def inside() -> Any:
-            async with drivers(request.param, stand_in) as driver:
+            async with drivers(stand_in) if stand_in else local() as driver:
                 return await work(driver)
 
         return asyncio.run(inside())
 
-    return carry
+    yield carry
+    if stand_in:
+        stand_in.reset()
 
 
 @asynccontextmanager
-async def drivers(provider: str, stand_in: StandIn, **account: Any) -> AsyncIterator[Driver]:
-    if provider == "sandbox":
-        local = Bubblewrap()
-        yield local
-        await local.close()
-        return
+async def local() -> AsyncIterator[Driver]:
+    driver = Bubblewrap()
+    yield driver
+    await driver.close()
+
+
+@asynccontextmanager
+async def drivers(stand_in: StandIn, *, config: dict[str, Any] | None = None, **account: Any) -> AsyncIterator[Driver]:
+    """A driver of a cloud."""
+    driver = DRIVERS[stand_in.provider]
     given = {
         "api_url": stand_in.url,
         "key": Secret(stand_in.key),
+        "workspace_id": stand_in.workspace_id,
         "server_url": "https://rensei.example.com",
         "tags": {"of": "test"},
+        "config": driver.complete(config or {}),
     }
     async with aiohttp.ClientSession() as session:
-        yield e2b.E2B(session, e2b.Account(**{**given, **account}), seconds=60)
+        yield driver(session, Account(**{**given, **account}), seconds=60)
 
 
 async def begun(driver: Driver, program: str, *, files: dict[str, bytes] | None = None, **options: Any) -> Box:
@@ -73,9 +83,9 @@ async def begun(driver: Driver, program: str, *, files: dict[str, bytes] | None 
 async def left(driver: Driver) -> None:
     """Leave a sandbox as a worker that was killed."""
     box = await begun(driver, "import time; time.sleep(600)")
-    assert isinstance(box, e2b.E2BBox)
-    assert box._stream is not None
-    box._stream.close()
+    assert isinstance(box, CloudBox)
+    if box._stream is not None:
+        box._stream.close()
 
 
 async def written(box: Box) -> list[str]:
@@ -169,28 +179,27 @@ print("rsr_" + "canary" in found)
         assert with_driver(work) == ["False\n"]
 
 
-class TestE2B:
+class TestACloud:
     """What only a driver of a cloud has to do."""
 
     def test_lists_all_pages(self, stand_in: StandIn) -> None:
         stand_in.page_size = 2
 
         async def work() -> int:
-            async with drivers("e2b", stand_in) as driver:
+            async with drivers(stand_in) as driver:
                 for _ in range(5):
                     await left(driver)
                 return len(await driver.list())
 
         assert asyncio.run(work()) == 5
-        stand_in.page_size = 100
 
     def test_sees_no_sandboxes_of_other_tags_and_keys(self, stand_in: StandIn) -> None:
         async def work() -> list[int]:
-            async with drivers("e2b", stand_in) as driver:
+            async with drivers(stand_in) as driver:
                 await left(driver)
             counts = []
-            for other in ({"tags": {"of": "other"}}, {"key": Secret(max(stand_in.keys))}):
-                async with drivers("e2b", stand_in, **other) as driver:
+            for other in ({"tags": {"of": "other"}}, {"key": Secret(stand_in.keys[1])}):
+                async with drivers(stand_in, **other) as driver:
                     counts.append(len(await driver.list()))
             return counts
 
@@ -198,7 +207,7 @@ class TestE2B:
 
     def test_tells_apart_how_a_program_and_how_its_sandbox_ended(self, stand_in: StandIn) -> None:
         async def work(program: str, *, is_killed: bool = False) -> int | None:
-            async with drivers("e2b", stand_in) as driver:
+            async with drivers(stand_in) as driver:
                 box = await begun(driver, program)
                 if is_killed:
                     threading.Timer(0.2, lambda: stand_in.kill(stand_in.live()[-1])).start()
@@ -206,22 +215,22 @@ class TestE2B:
                 return box.exit_code
 
         assert asyncio.run(work("raise SystemExit(3)")) == 3
-        with pytest.raises(SandboxFault, match="E2B ended it"):
+        with pytest.raises(SandboxFault, match="ended it"):
             asyncio.run(work("import time; time.sleep(600)", is_killed=True))
 
     def test_ends_at_its_lifetime(self, stand_in: StandIn) -> None:
         async def work() -> None:
-            async with drivers("e2b", stand_in, seconds_max=1) as driver:
+            async with drivers(stand_in, config={"lifetimeSeconds": 1}) as driver:
                 await written(await begun(driver, "import time; time.sleep(600)"))
 
-        with pytest.raises(SandboxFault, match="E2B ended it"):
+        with pytest.raises(SandboxFault, match="ended it"):
             asyncio.run(work())
 
     def test_says_that_it_may_be_left(self, stand_in: StandIn) -> None:
         async def work() -> list[bool]:
-            async with drivers("e2b", stand_in) as driver:
+            async with drivers(stand_in) as driver:
                 box = await begun(driver, "pass")
-                stand_in.faults.append(Fault(method="DELETE", path="/sandboxes/", does=500))
+                stand_in.faults.append(Fault(on="delete", does=500))
                 return [await box.destroy(), await box.destroy()]
 
         assert asyncio.run(work()) == [False, True]
@@ -231,16 +240,16 @@ class TestE2B:
         """The rows of sandboxes that are not listed are ended."""
 
         async def work() -> None:
-            async with drivers("e2b", stand_in) as driver:
-                stand_in.faults.append(Fault(method="GET", path="/v2/sandboxes", does=status))
-                with pytest.raises(SandboxFault, match="E2B"):
+            async with drivers(stand_in) as driver:
+                stand_in.faults.append(Fault(on="list", does=status))
+                with pytest.raises(SandboxFault, match=DRIVERS[stand_in.provider].name):
                     await driver.list()
 
         asyncio.run(work())
 
     def test_keeps_its_key_out_of_errors(self, stand_in: StandIn) -> None:
         async def work() -> None:
-            async with drivers("e2b", stand_in, api_url="http://127.0.0.1:9") as driver:
+            async with drivers(stand_in, api_url="http://127.0.0.1:9") as driver:
                 await begun(driver, "pass")
 
         with pytest.raises(SandboxFault) as fault:

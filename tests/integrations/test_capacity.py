@@ -16,7 +16,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import services
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
-from tests.e2b_stand_in import Fault, StandIn
+from tests.cloud_stand_in import Fault, StandIn
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -26,27 +26,29 @@ def api(ada: User, ada_access: Access, api_as: Callable[..., APIClient]) -> APIC
     return api_as(ada)
 
 
-def new(key: str, **fields: Any) -> dict[str, Any]:
-    return {"provider": "e2b", "apiKey": key, **fields}
+def new(stand_in: StandIn, **fields: Any) -> dict[str, Any]:
+    own = {"provider": stand_in.provider, "apiKey": stand_in.key, "workspaceId": stand_in.workspace_id}
+    return {**own, **fields}
 
 
 class TestByRest:
-    def test_is_a_provider_of_capacity(self, api: APIClient, ada_access: Access) -> None:
+    @pytest.mark.parametrize("provider", ["e2b", "vercel"])
+    def test_is_a_provider_of_capacity(self, api: APIClient, ada_access: Access, provider: str) -> None:
         found = {one["id"]: one for one in api.get("/api/v1/providers").json()["results"]}
 
-        assert (found["e2b"]["category"], found["e2b"]["authModes"]) == ("Capacity", [])
+        assert (found[provider]["category"], found[provider]["authModes"]) == ("Capacity", [])
 
     def test_is_connected_tested_and_rotated(self, api: APIClient, stand_in: StandIn) -> None:
-        made = api.post("/api/v1/integrations", new(stand_in.key))
+        made = api.post("/api/v1/integrations", new(stand_in))
         assert made.status_code == 201
         assert stand_in.key not in made.content.decode()
         address = f"/api/v1/integrations/{made.json()['id']}"
 
         assert api.post(f"{address}/test").json()["ok"] is True
         assert api.get(address).json()["status"] == "ok"
-        assert api.post(f"{address}/rotate", {"apiKey": f"e2b_{'c' * 40}"}).status_code == 400
-        assert api.post(f"{address}/rotate", {"apiKey": max(stand_in.keys)}).status_code == 200
-        assert ("GET", "/v2/sandboxes") in stand_in.requests
+        assert api.post(f"{address}/rotate", {"apiKey": f"{stand_in.key[:4]}{'c' * 40}"}).status_code == 400
+        assert api.post(f"{address}/rotate", {"apiKey": stand_in.keys[1]}).status_code == 200
+        assert "list" in stand_in.requests
         assert api.delete(address).status_code == 204
 
     @pytest.mark.parametrize(
@@ -61,18 +63,20 @@ class TestByRest:
     def test_tells_what_its_test_found(
         self, api: APIClient, stand_in: StandIn, status: int, code: str, is_conclusive: bool
     ) -> None:
-        made = api.post("/api/v1/integrations", new(stand_in.key)).json()
-        stand_in.faults.append(Fault(method="GET", path="/v2/sandboxes", does=status))
+        made = api.post("/api/v1/integrations", new(stand_in)).json()
+        stand_in.faults.append(Fault(on="list", does=status))
 
         verdict = api.post(f"/api/v1/integrations/{made['id']}/test").json()
 
         assert (verdict["ok"], verdict["code"]) == (False, code)
         assert Integration.objects.get().status == ("failing" if is_conclusive else "untested")
 
-    def test_tells_that_it_was_not_reached(self, api: APIClient, settings: Any, ada_access: Access) -> None:
-        settings.RENSEI_E2B_BASE_URL = "http://127.0.0.1:9"
+    def test_tells_that_it_was_not_reached(
+        self, api: APIClient, settings: Any, ada_access: Access, stand_in: StandIn
+    ) -> None:
+        setattr(settings, f"RENSEI_{stand_in.provider.upper()}_BASE_URL", "http://127.0.0.1:9")
 
-        verdict = api.post("/api/v1/integrations/test", new(f"e2b_{'a' * 40}")).json()
+        verdict = api.post("/api/v1/integrations/test", new(stand_in)).json()
 
         assert (verdict["ok"], verdict["code"]) == (False, "UNREACHABLE")
 
@@ -96,46 +100,54 @@ class TestByRest:
         ],
     )
     def test_is_refused_what_it_has_not(
-        self, api: APIClient, ada_access: Access, fields: dict[str, Any], status: int, word: str
+        self,
+        api: APIClient,
+        ada_access: Access,
+        stand_in: StandIn,
+        fields: dict[str, Any],
+        status: int,
+        word: str,
     ) -> None:
-        answer = api.post("/api/v1/integrations", new(f"e2b_{'a' * 40}") | fields)
+        answer = api.post("/api/v1/integrations", new(stand_in) | fields)
 
         assert answer.status_code == status
         assert word in answer.content.decode()
         assert not Integration.objects.exists()
 
-    def test_signs_for_no_profile(self, api: APIClient, ada_access: Access, catalog: None) -> None:
-        made = api.post("/api/v1/integrations", new(f"e2b_{'a' * 40}")).json()
+    def test_signs_for_no_profile(self, api: APIClient, ada_access: Access, catalog: None, stand_in: StandIn) -> None:
+        made = api.post("/api/v1/integrations", new(stand_in)).json()
         profile = {"name": "deep", "provider": "claude", "modelId": "claude-opus-4-8", "authModes": ["byok"]}
 
         answer = api.post("/api/v1/profiles", {**profile, "integrationId": made["id"]})
 
         assert answer.status_code == 400
         assert "/integrationId" in answer.content.decode()
-        assert api.post("/api/v1/profiles", {**profile, "provider": "e2b"}).status_code == 400
+        assert api.post("/api/v1/profiles", {**profile, "provider": stand_in.provider}).status_code == 400
 
-    def test_is_in_no_pool_of_the_platform(self, db: None) -> None:
+    def test_is_in_no_pool_of_the_platform(self, db: None, stand_in: StandIn) -> None:
         with pytest.raises(FieldError):
             platform.add_platform_key(
-                actor=None, provider="e2b", pool="metered", name="e2b", api_key=Secret(f"e2b_{'a' * 40}")
+                actor=None, provider=stand_in.provider, pool="metered", name="cloud", api_key=Secret(stand_in.key)
             )
 
 
 class TestOnThePages:
     def test_is_chosen_and_connected(self, stand_in: StandIn, ada: User, ada_access: Access, client: Client) -> None:
         client.force_login(ada)
+        page = f"/o/acme/settings/integrations/add/{stand_in.provider}"
 
-        assert "E2B" in client.get("/o/acme/settings/integrations/add").content.decode()
-        form = client.get("/o/acme/settings/integrations/add/e2b").content.decode()
+        assert page in client.get("/o/acme/settings/integrations/add").content.decode()
+        form = client.get(page).content.decode()
         assert "test message" not in form
+        assert ("Team and project" in form) == bool(stand_in.workspace_id)
         assert "Workspace ID" not in form
-        fields = {"api_key": stand_in.key, "name": "Cloud", "base_url": "", "workspace_id": ""}
-        tested = client.post("/o/acme/settings/integrations/add/e2b", {**fields, "action": "test"}).content.decode()
+        fields = {"api_key": stand_in.key, "name": "Cloud", "base_url": "", "workspace_id": stand_in.workspace_id}
+        tested = client.post(page, {**fields, "action": "test"}).content.decode()
         assert "Key works." in tested
-        client.post("/o/acme/settings/integrations/add/e2b", {**fields, "action": "save"})
+        client.post(page, {**fields, "action": "save"})
 
         made = Integration.objects.get()
-        assert (made.provider, made.name) == ("e2b", "Cloud")
+        assert (made.provider, made.name, made.workspace_id) == (stand_in.provider, "Cloud", stand_in.workspace_id)
         shown = client.get("/o/acme/settings/integrations").content.decode()
         assert "Cloud" in shown
         assert "Send a test message" not in shown
@@ -146,28 +158,62 @@ class TestOnThePages:
         assert "Connect" in client.get("/o/acme/").content.decode()
 
 
+class TestVercel:
+    """What only an account there has: a team and a project."""
+
+    @pytest.mark.parametrize("workspace_id", ["", "team_a", "team_a/", "prj_a/team_a", "team_a/prj_a/b", "wrkspc_1"])
+    def test_needs_a_team_and_a_project(self, api: APIClient, ada_access: Access, workspace_id: str) -> None:
+        body = {"provider": "vercel", "apiKey": "a" * 24, "workspaceId": workspace_id}
+
+        answer = api.post("/api/v1/integrations", body)
+
+        assert (answer.status_code, "/workspaceId" in answer.content.decode()) == (400, True)
+
+    def test_lists_the_sandboxes_of_that_project(self, api: APIClient, ada_access: Access, vercel: StandIn) -> None:
+        given = new(vercel, workspaceId="team_other/prj_stand")
+
+        verdict = api.post("/api/v1/integrations/test", given).json()
+
+        assert (verdict["ok"], verdict["code"]) == (False, "KEY_REJECTED")
+        assert "team and project" in verdict["message"]
+
+
 class TestAPool:
-    def test_is_refused_with_another_setting(self, ada_access: Access) -> None:
-        configs: list[tuple[dict[str, Any], str]] = [
-            ({"template": ""}, "/config/template"),
-            ({"template": "a b"}, "/config/template"),
-            ({"template": 1}, "/config/template"),
-            ({"lifetimeSeconds": 59}, "/config/lifetimeSeconds"),
-            ({"lifetimeSeconds": 86401}, "/config/lifetimeSeconds"),
-            ({"lifetimeSeconds": True}, "/config/lifetimeSeconds"),
-            ({"lifetimeSeconds": 60.5}, "/config/lifetimeSeconds"),
-            ({"memory": 1}, "/config/memory"),
-        ]
-        for config, pointer in configs:
-            with pytest.raises(FieldError) as refusal:
-                services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config)
+    @pytest.mark.parametrize(
+        ("provider", "config", "pointer"),
+        [
+            ("e2b", {"template": ""}, "/template"),
+            ("e2b", {"template": "a b"}, "/template"),
+            ("e2b", {"template": 1}, "/template"),
+            ("e2b", {"lifetimeSeconds": 59}, "/lifetimeSeconds"),
+            ("e2b", {"lifetimeSeconds": 86401}, "/lifetimeSeconds"),
+            ("e2b", {"lifetimeSeconds": True}, "/lifetimeSeconds"),
+            ("e2b", {"lifetimeSeconds": 60.5}, "/lifetimeSeconds"),
+            ("e2b", {"memory": 1}, "/memory"),
+            ("vercel", {"image": "a b"}, "/image"),
+            ("vercel", {"lifetimeSeconds": 18001}, "/lifetimeSeconds"),
+            ("vercel", {"vcpus": 3}, "/vcpus"),
+            ("vercel", {"vcpus": True}, "/vcpus"),
+            ("vercel", {"template": "base"}, "/template"),
+        ],
+    )
+    def test_is_refused_with_another_setting(
+        self, ada_access: Access, provider: str, config: dict[str, Any], pointer: str
+    ) -> None:
+        with pytest.raises(FieldError) as refusal:
+            services.create_pool(ada_access, name="cloud", provider_id=provider, config=config)
 
-            assert refusal.value.errors[0]["pointer"] == pointer
+        assert refusal.value.errors[0]["pointer"] == f"/config{pointer}"
 
-    def test_takes_its_settings(self, ada_access: Access) -> None:
-        config = {"template": "team/my-template:v2", "lifetimeSeconds": 86400}
-
-        assert services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config).config == config
+    @pytest.mark.parametrize(
+        ("provider", "config"),
+        [
+            ("e2b", {"template": "team/my-template:v2", "lifetimeSeconds": 86400}),
+            ("vercel", {"image": "team/image@sha256:0a", "lifetimeSeconds": 18000, "vcpus": 8}),
+        ],
+    )
+    def test_takes_its_settings(self, ada_access: Access, provider: str, config: dict[str, Any]) -> None:
+        assert services.create_pool(ada_access, name="cloud", provider_id=provider, config=config).config == config
 
 
 class TestThePriceOfASecond:

@@ -1,7 +1,10 @@
 """The forms of Settings → Integrations."""
 
+from typing import Any
+
 from django import forms
 
+from catalog.providers import ProviderSpec
 from integrations.keys import shapes
 from integrations.providers.base import Federation
 from rensei.console.forms.base import RefusableForm
@@ -20,16 +23,18 @@ class ConnectForm(RefusableForm):
         widget=forms.TextInput(attrs={"inputmode": "url", "autocomplete": "off", "placeholder": "https://"}),
     )
     workspace_id = forms.CharField(
-        label="Workspace ID",
-        required=False,
-        help_text="Only if the key is bound to a workspace.",
-        widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono"}),
+        required=False, widget=forms.TextInput(attrs={"autocomplete": "off", "class": "input--mono"})
     )
     is_default = forms.BooleanField(
         label="Make it the default",
         required=False,
         help_text="Used by profiles that do not name an integration. A provider's first key is always the default.",
     )
+
+    def __init__(self, *args: Any, spec: ProviderSpec, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.fields["workspace_id"].label = spec.workspace_label
+        self.fields["workspace_id"].help_text = spec.workspace_help
 
 
 class FederationIds(RefusableForm):

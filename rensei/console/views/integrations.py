@@ -66,7 +66,7 @@ def connect(request: PageRequest, provider: str) -> HttpResponse:
     """Accept a key: test it, or save it. The key is passed only to the service."""
     request.access.require_manager()
     spec = find_spec(provider)
-    form = ConnectForm(request.POST or None)
+    form = ConnectForm(request.POST or None, spec=spec)
     return answer_connection(
         request,
         form,
@@ -173,7 +173,8 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
     integration = find(request.access, integration_id)
     names = ("name", "base_url", "workspace_id", "remind_after_days")
     shown = {name: getattr(integration, name) for name in names}
-    form = EditForm(request.POST or None, initial=shown)
+    spec = capacity.specs()[integration.provider]
+    form = EditForm(request.POST or None, initial=shown, spec=spec)
     if request.method == "POST" and form.is_valid():
         fields = form.cleaned_data
         # An age that is set again would remind again.
@@ -197,7 +198,7 @@ def edit(request: PageRequest, integration_id: str) -> HttpResponse:
         "form": form,
         "integration": integration,
         "title": shown["name"],
-        "spec": capacity.specs()[integration.provider],
+        "spec": spec,
     }
     return render(request, "console/integration_edit.html", context, status=form.status)
 

@@ -16,15 +16,16 @@ from rensei.core.errors import RenseiError
 from rensei.dispatch.execution import execute
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.models import CapacityPool, Run, Sandbox
-from rensei.dispatch.pools import NoEligiblePool, accounts, e2b
-from rensei.dispatch.pools.accounts import CLOUDS
+from rensei.dispatch.pools import NoEligiblePool, accounts
+from rensei.dispatch.pools.accounts import CLOUDS, DRIVERS
+from rensei.dispatch.pools.cloud import REQUEST_SECONDS_MAX, Account, Cloud
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 from rensei.dispatch.settlement import capacity_use
 
 UNDER_WAY = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
 # A creation that its dead worker began is visible at the provider by then.
-LEFT_AFTER = timedelta(seconds=4 * e2b.REQUEST_SECONDS_MAX)
-LONGEST_LIFE = timedelta(seconds=e2b.SECONDS_MAX) + LEFT_AFTER
+LEFT_AFTER = timedelta(seconds=4 * REQUEST_SECONDS_MAX)
+LONGEST_LIFE = timedelta(seconds=max(driver.seconds_max for driver in DRIVERS.values())) + LEFT_AFTER
 LEFT_AT_ONCE = 1000
 _UNAUTHORIZED = 401
 
@@ -38,7 +39,7 @@ class Place:
     org_id: str
     provider_id: str
     key: Credential
-    account: e2b.Account
+    account: Account
 
     def note(self, fault: SandboxFault) -> None:
         """Mark the key as failing if the provider does not accept it, and tell the organization once."""
@@ -61,9 +62,9 @@ class Clouds:
             connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False
         )
 
-    def driver(self, place: Place, run: Run | None = None, *, seconds: float = 0.0) -> e2b.E2B:
+    def driver(self, place: Place, run: Run | None = None, *, seconds: float = 0.0) -> Cloud:
         tags = {} if run is None else {"rensei-run": run.id, "rensei-epoch": str(run.epoch)}
-        return e2b.E2B(self._session, place.account, seconds=seconds, tags=tags)
+        return DRIVERS[place.provider_id](self._session, place.account, seconds=seconds, tags=tags)
 
     def place_of(self, run: Run, live: LiveRun) -> Place | None:
         """Open the account that starts the sandbox of a run. None if the run has ended here."""
@@ -105,7 +106,7 @@ def _place(run: Run) -> Place:
     key = accounts.open_key(run.org, provider_id, why=Why(reason=Reason.DISPATCH, run_id=run.id))
     if key is None:
         raise NoEligiblePool(reason=f"The account of the pool '{run.pool}' was disconnected.")
-    account = accounts.account(run.org, key, config=config)
+    account = accounts.account(run.org, key, provider_id=provider_id, config=config)
     return Place(org_id=run.org_id, provider_id=provider_id, key=key, account=account)
 
 
@@ -118,5 +119,5 @@ def _place_left(row: Sandbox) -> Place | None:
         return None
     if key is None:
         return None
-    account = accounts.account(row.org, key, config={})
+    account = accounts.account(row.org, key, provider_id=row.provider_id, config={})
     return Place(org_id=row.org_id, provider_id=row.provider_id, key=key, account=account)

@@ -13,11 +13,14 @@ from integrations.models import Integration
 from integrations.providers.base import Credential
 from integrations.vault.openings import Why
 from rensei.core.errors import RenseiError, Said
-from rensei.dispatch.pools import e2b
+from rensei.dispatch.pools.cloud import Account, Cloud
+from rensei.dispatch.pools.e2b import E2B
+from rensei.dispatch.pools.vercel import Vercel
 from rensei.orgs.models import Org
 
 # The capacity providers with a driver that starts sandboxes in their cloud.
-CLOUDS = frozenset({e2b.PROVIDER_ID})
+DRIVERS: Mapping[str, type[Cloud]] = {driver.provider_id: driver for driver in (E2B, Vercel)}
+CLOUDS = frozenset(DRIVERS)
 # Names that no cloud resolves.
 _INNER_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")
 _HTTPS_PORT = 443
@@ -80,15 +83,15 @@ def open_key(org: Org, provider_id: str, *, why: Why) -> Credential | None:
     return None if integration is None else integrations.open_integration(integration, why=why)
 
 
-def account(org: Org, key: Credential, *, config: Mapping[str, Any]) -> e2b.Account:
+def account(org: Org, key: Credential, *, provider_id: str, config: Mapping[str, Any]) -> Account:
     """Return the account of an organization, as a pool of it uses it."""
-    return e2b.Account(
+    return Account(
         key=key.secret,
         api_url=key.base_url,
         server_url=settings.PUBLIC_URL,
         tags={"rensei-installation": urlsplit(settings.PUBLIC_URL).hostname or "", "rensei-organization": org.id},
-        template=config.get("template", e2b.TEMPLATE),
-        seconds_max=config.get("lifetimeSeconds", e2b.SECONDS),
+        config=DRIVERS[provider_id].complete(config),
+        workspace_id=key.workspace_id,
     )
 
 

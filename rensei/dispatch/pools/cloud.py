@@ -1,0 +1,529 @@
+"""
+What the drivers of all clouds have in common.
+
+A sandbox reaches the host of this server and no other. The provider adds the token of the run to its requests outside
+of it, so that it holds no credential.
+"""
+
+import asyncio
+import json
+import math
+import re
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any, ClassVar, NoReturn
+from urllib.parse import urlsplit
+
+import aiohttp
+import structlog
+
+from integrations.capacity.account import ANSWER_BYTES_MAX, REFUSED
+from integrations.capacity.prices import Size
+from rensei.core.errors import FieldError, json_pointer
+from rensei.core.limits import limit
+from rensei.core.secret import Secret
+from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, Made, SandboxFault
+
+SECONDS_MIN = 60
+# A run ends by itself at its deadline. A sandbox that is left ends this long after it.
+SECONDS_AFTER = 60
+REQUEST_SECONDS_MAX = limit(
+    30.0,
+    "seconds",
+    what="Wait for an answer of the API of a capacity provider",
+    told="the run: it ends with `SANDBOX_NOT_CREATED`",
+)
+LIST_PAGES_MAX = 100
+ORDER_SECONDS = 2.0
+WORKSPACE = "/workspace"
+# Without anything for so long, a connection is dead.
+SILENT_SECONDS = 150.0
+TAG = "rensei-sandbox"
+SAID_CHARACTERS = 1000
+_REASON_CHARACTERS = 200
+# What a shell answers where a command is missing, or is none.
+_NO_COMMAND = frozenset({126, 127})
+_FULL = frozenset({HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.TOO_MANY_REQUESTS})
+
+CONNECTION_FAULTS = (aiohttp.ClientError, TimeoutError, OSError)
+TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_SECONDS_MAX, sock_connect=10)
+STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SILENT_SECONDS)
+
+logger = structlog.get_logger(__name__)
+
+
+class Passing(Exception):
+    """It is not known whether the provider has done what it was asked, or it could not for the moment."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class LineTooLong(Exception):
+    """A line is longer than any may be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A sandbox as its provider lists it."""
+
+    external_id: str
+    tags: Mapping[str, Any]
+    size: Size | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """A setting of a pool. `reason` says what is valid."""
+
+    default: Any
+    is_valid: Callable[[Any], bool]
+    reason: str
+
+
+def number(least: int, most: int, *, default: int) -> Setting:
+    return Setting(
+        default=default,
+        is_valid=lambda value: type(value) is int and least <= value <= most,
+        reason=f"It is a number from {least} to {most}.",
+    )
+
+
+def name(shape: re.Pattern[str], *, default: str, reason: str) -> Setting:
+    return Setting(
+        default=default,
+        is_valid=lambda value: isinstance(value, str) and shape.fullmatch(value) is not None,
+        reason=reason,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Account:
+    """
+    Where the sandboxes of a run are started: the account at the provider, and all settings of the pool.
+
+    `server_url` is the address of this server for them. `tags` name this installation and the organization.
+    """
+
+    key: Secret
+    api_url: str
+    server_url: str
+    tags: Mapping[str, str]
+    config: Mapping[str, Any]
+    workspace_id: str = ""
+
+    @property
+    def seconds_max(self) -> int:
+        return int(self.config["lifetimeSeconds"])
+
+    @property
+    def seconds_of_program(self) -> float:
+        """The part of a sandbox's lifetime after which its program is stopped, so that what it has made can be read."""
+        return max(self.seconds_max - SECONDS_AFTER, self.seconds_max / 2)
+
+
+class Cloud(ABC):
+    """
+    A driver, for one account. It is bound to the event loop of its worker, and to the session of that.
+
+    `inside` is the folder of a sandbox's own files. `settings` are those of a pool: `image` is the name of the one that
+    says what a sandbox is made of. A sandbox lives for `seconds_max` at most.
+    """
+
+    provider_id: ClassVar[str]
+    name: ClassVar[str]
+    inside: ClassVar[str]
+    settings: ClassVar[Mapping[str, Setting]]
+    image: ClassVar[str]
+    seconds_max: ClassVar[int]
+
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        account: Account,
+        *,
+        seconds: float = 0.0,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """
+        :param seconds: how long the run of a sandbox may take
+        :param tags: what its sandbox is marked with, beside the tags of the account
+        """
+        self.account = account
+        self._session = session
+        self._seconds = seconds
+        self._tags = tags or {}
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any], *, pointer: str) -> None:
+        """
+        Check the settings of a pool.
+
+        :raises FieldError: for the first that is unknown or invalid
+        """
+        for given in config:
+            if given not in cls.settings:
+                *others, last = (f"`{known}`" for known in cls.settings)
+                raise FieldError(
+                    pointer=f"{pointer}{json_pointer(given)}",
+                    reason=f"A pool at {cls.name} has {', '.join(others)} and {last} only.",
+                )
+        for known, setting in cls.settings.items():
+            if not setting.is_valid(config.get(known, setting.default)):
+                raise FieldError(pointer=f"{pointer}/{known}", reason=setting.reason)
+
+    @classmethod
+    def complete(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return all settings of a pool: those that are given, and the others by default."""
+        return {**{known: setting.default for known, setting in cls.settings.items()}, **config}
+
+    def program_of(self, file: str) -> Sequence[str]:
+        return ["/usr/bin/env", "python3", "-I", f"{self.inside}/{file}"]
+
+    async def create(
+        self,
+        box_id: str,
+        *,
+        token: Secret,
+        request_bytes_max: int,
+        lines_bytes_max: int,
+        for_agent: bool = False,
+        with_claude_code: bool = False,
+    ) -> "CloudBox":
+        assert not with_claude_code, "A dispatch of Claude Code to a cloud is refused"
+        return self.box(
+            box_id,
+            token,
+            lines_bytes_max=lines_bytes_max,
+            line_bytes_max=AGENT_LINE_BYTES_MAX if for_agent else lines_bytes_max,
+            for_agent=for_agent,
+        )
+
+    async def list(self) -> Mapping[str, Size | None]:
+        """List the sandboxes of this installation and organization by the ids of their rows."""
+        with _known():
+            own = self.account.tags.items()
+            found = [each for each in await self.find(self.account.tags) if own <= each.tags.items()]
+            return {each.tags[TAG]: each.size for each in found if isinstance(each.tags.get(TAG), str)}
+
+    async def destroy(self, box_id: str) -> None:
+        """Destroy a sandbox by the id of its row: the provider's own may not be known, if its answer was lost."""
+        with _known():
+            for external_id in await self.ids_of(box_id):
+                await self.remove(external_id)
+
+    async def size_of(self, external_id: str) -> Size | None:
+        """Return what the provider allots to a sandbox; None if it does not say now."""
+        try:
+            return await self.size(external_id)
+        except (SandboxFault, Passing):
+            return None
+
+    async def end(self, external_id: str) -> None:
+        """:raises SandboxFault: if the provider does not destroy it"""
+        with _known():
+            await self.remove(external_id)
+
+    # What each driver does by itself. All of it raises `SandboxFault` if the provider refuses, and `Passing` if it is
+    # not known what the provider did.
+
+    @abstractmethod
+    def box(self, box_id: str, token: Secret, **limits: Any) -> "CloudBox":
+        """Make the object of a sandbox."""
+
+    @abstractmethod
+    def signed(self) -> Mapping[str, str]:
+        """Return the headers of a request with the key of the account."""
+
+    @abstractmethod
+    async def ids_of(self, box_id: str) -> Sequence[str]:
+        """Return the provider's ids of the sandbox of a row, if it may exist."""
+
+    @abstractmethod
+    async def find(self, tags: Mapping[str, str]) -> Sequence[Found]:
+        """List the sandboxes with these tags, and others possibly."""
+
+    @abstractmethod
+    async def size(self, external_id: str) -> Size | None:
+        """Return what the provider allots to a sandbox, as far as it says."""
+
+    @abstractmethod
+    async def remove(self, external_id: str) -> None:
+        """Destroy a sandbox, if it exists."""
+
+    # What the drivers use.
+
+    @property
+    def host(self) -> str:
+        """The one host that a sandbox may reach."""
+        return urlsplit(self.account.server_url).hostname or ""
+
+    @property
+    def seconds(self) -> int:
+        """How long a sandbox lives."""
+        return min(self.account.seconds_max, math.ceil(self._seconds) + SECONDS_AFTER)
+
+    def tags_of(self, box_id: str) -> Mapping[str, str]:
+        return {**self.account.tags, **self._tags, TAG: box_id}
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        expected: Collection[int] = (),
+        headers: Mapping[str, str] | None = None,
+        **sent: Any,
+    ) -> tuple[int, Mapping[str, str], Any]:
+        """
+        Make a request with the key of the account, and return the status, the headers and the JSON of the answer.
+
+        :param expected: refusals that are returned as well
+        :raises SandboxFault: if the provider refuses it otherwise
+        :raises Passing: if it is not known what the provider did
+        """
+        async with await self.open(method, self.account.api_url + path, headers=headers, **sent) as answer:
+            try:
+                body = await _read(answer)
+            except CONNECTION_FAULTS:
+                raise Passing(f"{self.name} does not answer.") from None
+            if answer.status not in expected:
+                self.judge(answer.status, body)
+            return answer.status, dict(answer.headers), body
+
+    async def open(
+        self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **sent: Any
+    ) -> aiohttp.ClientResponse:
+        """
+        Make a request with the key of the account. The caller judges the answer, and closes it.
+
+        :raises Passing: if there is none
+        """
+        try:
+            given = {"timeout": TIMEOUT, **sent, "headers": {**(headers or {}), **self.signed()}}
+            return await self._session.request(method, url, allow_redirects=False, **given)
+        except CONNECTION_FAULTS:
+            # `from None`: the errors hold the request, and with it the key.
+            raise Passing(f"{self.name} does not answer.") from None
+
+    def judge(self, status: int, body: Any) -> None:
+        """:raises SandboxFault, Passing: if an answer is none to build on"""
+        if status >= HTTPStatus.BAD_REQUEST:
+            self._refuse(status, body)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise Passing(f"{self.name} redirects elsewhere, which is not followed.")
+
+    def _refuse(self, status: int, body: Any) -> NoReturn:
+        said = "."
+        match body:
+            case {"message": str(message)} | {"error": {"message": str(message)}} if message.isprintable():
+                said = f": {message[:_REASON_CHARACTERS]}"
+        if status in REFUSED:
+            raise SandboxFault(Fault.REFUSED, f"{self.name} does not accept the key of the organization.")
+        if status in _FULL:
+            raise SandboxFault(Fault.FULL, f"The account at {self.name} has reached a limit{said}")
+        if status == HTTPStatus.NOT_FOUND:
+            named = self.account.config[self.image]
+            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} has no {self.image} '{named}' for this account.")
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            raise SandboxFault(Fault.FULL, f"{self.name} has no room for another sandbox now.")
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} does not create it{said}")
+        raise Passing(f"{self.name} answers with status {status}.")
+
+
+class CloudBox(ABC):
+    """A sandbox in a cloud. It calls the gateway without a relay of the worker."""
+
+    relay = None
+    heard = Heard()
+    made: Made | None = None
+
+    def __init__(
+        self,
+        cloud: Cloud,
+        box_id: str,
+        token: Secret,
+        *,
+        lines_bytes_max: int,
+        line_bytes_max: int,
+        for_agent: bool,
+    ) -> None:
+        self.exit_code: int | None = None
+        # The provider's id, once it is known.
+        self.external_id: str | None = None
+        self.for_agent = for_agent
+        self._cloud = cloud
+        self._box_id = box_id
+        self._token = token
+        self._lines_bytes_left = lines_bytes_max
+        self._line_bytes_max = line_bytes_max
+        # Between the request to create it and the answer.
+        self._may_exist = False
+        self._stream: aiohttp.ClientResponse | None = None
+        # The end of what its program wrote to its standard error, for the log.
+        self._said = ""
+
+    async def start(self, arguments: Sequence[str], *, files: Mapping[str, bytes]) -> None:
+        """:raises SandboxFault: if the provider creates no sandbox, or its program cannot be started"""
+        self._may_exist = True
+        try:
+            self.external_id = await self._begin_once()
+        except SandboxFault:
+            self._may_exist = False
+            raise
+        except Passing as fault:
+            raise SandboxFault(Fault.NOT_CREATED, fault.reason) from fault
+        self.made = Made()
+        self._token = Secret("")
+        inside = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
+        inside[f"{self._cloud.inside}/gateway"] = self._cloud.account.server_url.encode()
+        try:
+            await self.prepare(inside)
+            await self.run(arguments)
+        except (SandboxFault, Passing) as fault:
+            raise SandboxFault(Fault.NOT_CREATED, f"The sandbox could not be prepared. {fault.reason}") from fault
+        self.made = Made(size=await self._cloud.size_of(self.external_id))
+        logger.info("cloud_sandbox_started", provider=self._cloud.provider_id, external_id=self.external_id)
+
+    async def _begin_once(self) -> str:
+        """Create the sandbox. An answer that was lost is asked for again: the provider creates one for it only."""
+        try:
+            return await self.begin(self._token)
+        except Passing:
+            try:
+                return await self.begin(self._token)
+            except SandboxFault as fault:
+                # This is about the second request. The first may have created it.
+                raise Passing(fault.reason) from fault
+
+    async def follow(self) -> AsyncIterator[bytes]:
+        """
+        Yield the lines of the program until it has ended.
+
+        :raises SandboxFault: if the sandbox ended before it, or it writes too much
+        """
+        try:
+            async for line in lines_of(self.output(), bytes_max=self._line_bytes_max):
+                self._lines_bytes_left -= max(len(line), LINE_BYTES_MIN)
+                if self._lines_bytes_left < 0:
+                    raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
+                yield line
+        except LineTooLong:
+            raise SandboxFault(Fault.DEAD, "Its program wrote too long a line.") from None
+        if self.exit_code is None:
+            raise SandboxFault(Fault.DEAD, f"{self._cloud.name} ended it, or the connection to it was lost.")
+        if self.exit_code != 0:
+            logger.info("cloud_program_failed", exit_code=self.exit_code, said=self._said)
+        if self.exit_code in _NO_COMMAND:
+            raise SandboxFault(Fault.NOT_CREATED, f"The {self._cloud.image} has no Python 3, or not on its path.")
+
+    def require_memory(self) -> None:  # noqa: B027 - the same for all
+        """A sandbox in a cloud has its own memory, which it cannot exceed."""
+
+    async def order_stop(self) -> None:
+        if self.external_id is None or not self.for_agent:
+            return
+        # If it is not obeyed, the sandbox is ended soon.
+        with suppress(SandboxFault, Passing, TimeoutError):
+            async with asyncio.timeout(ORDER_SECONDS):
+                await self.terminate()
+
+    async def destroy(self) -> bool:
+        if self._stream is not None:
+            self._stream.close()
+        try:
+            if self.external_id is not None:
+                if self.made == Made():
+                    self.made = Made(size=await self._cloud.size_of(self.external_id))
+                await self._cloud.end(self.external_id)
+            elif self._may_exist:
+                await self._cloud.destroy(self._box_id)
+                # It may not be listed yet.
+                return False
+        except SandboxFault as fault:
+            logger.warning("cloud_sandbox_not_destroyed", provider=self._cloud.provider_id, reason=fault.reason)
+            return False
+        return True
+
+    def hear(self, said: str) -> None:
+        """Keep the end of what the program writes to its standard error."""
+        self._said = (self._said + said)[-SAID_CHARACTERS:]
+
+    # What each driver does by itself. It raises `SandboxFault` and `Passing` as `Cloud` does.
+
+    @abstractmethod
+    async def begin(self, token: Secret) -> str:
+        """Create the sandbox, and return the provider's id. For one row, the provider creates one only."""
+
+    @abstractmethod
+    async def prepare(self, files: Mapping[str, bytes]) -> None:
+        """Write the files, and make the folder of an agent."""
+
+    @abstractmethod
+    async def run(self, arguments: Sequence[str]) -> None:
+        """Start the program."""
+
+    @abstractmethod
+    def output(self) -> AsyncIterator[bytes]:
+        """Yield what it writes to its standard output, and set `exit_code` if it was seen how it ended."""
+
+    @abstractmethod
+    async def terminate(self) -> None:
+        """Tell the program to end."""
+
+
+def size_in(row: Any, *, vcpus: str, memory_mib: str) -> Size | None:
+    """Read the size of a sandbox from the fields of an answer."""
+    match (row.get(vcpus), row.get(memory_mib)) if isinstance(row, dict) else None:
+        case (int(processors), int(memory)) if processors > 0 and memory > 0:
+            return Size(vcpus=processors, memory_mib=memory)
+    return None
+
+
+@contextmanager
+def _known() -> Iterator[None]:
+    """:raises SandboxFault: also if it is not known what the provider did"""
+    try:
+        yield
+    except Passing as fault:
+        raise SandboxFault(Fault.DEAD, fault.reason) from None
+
+
+async def lines_of(pieces: AsyncIterator[bytes], *, bytes_max: int) -> AsyncIterator[bytes]:
+    """
+    Divide what arrives in pieces into lines.
+
+    :raises LineTooLong: if one is longer than it may be
+    """
+    begun = bytearray()
+    async for piece in pieces:
+        first, *others = piece.split(b"\n")
+        begun += first
+        for following in others:
+            begun += b"\n"
+            if len(begun) > bytes_max:
+                raise LineTooLong
+            yield bytes(begun)
+            begun = bytearray(following)
+        if len(begun) > bytes_max:
+            raise LineTooLong
+    if begun:
+        yield bytes(begun)
+
+
+async def _read(answer: aiohttp.ClientResponse) -> Any:
+    """Read an answer of the API. None if it is no JSON, or too long."""
+    read = b""
+    async for piece in answer.content.iter_any():
+        read += piece
+        if len(read) > ANSWER_BYTES_MAX:
+            return None
+    try:
+        return json.loads(read) if read else None
+    except ValueError:
+        return None
