@@ -2,18 +2,22 @@
 The database of the tests: how each process gets its own, where other processes find it, and how it is empty again after
 a test that committed.
 
-Migrating takes seconds, so one process of a run does it, and every process takes a copy. Django truncates every table
-after a test that committed and then makes all permissions anew, which takes longer than most tests. A test writes into
-a few tables, so a few are emptied, and what `migrate` itself has written stays.
+Migrating takes seconds, so one process of a run does it, and every process takes a copy, as do most of the other
+installations that tests make. Django truncates every table after a test that committed and then makes all permissions
+anew, which takes longer than most tests. A test writes into a few tables, so a few are emptied, and what `migrate`
+itself has written stays.
 """
 
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 from urllib.parse import quote
 
 import pytest
@@ -24,9 +28,11 @@ from django.test import TransactionTestCase
 from catalog.models import CatalogEntry, CatalogSetting, ModelAlias, Price
 from catalog.services import load_catalog
 from rensei.audit.models import AuditEvent
+from tests import servers
 from tests.billing.ledger_triggers import TABLES as LEDGER_TABLES
 from tests.billing.ledger_triggers import triggers_lifted
 
+ROOT = Path(__file__).parents[1]
 WRITTEN_BY_MIGRATE = {"auth_permission", "django_content_type"}
 CATALOG = (CatalogSetting, CatalogEntry, ModelAlias, Price)
 # Statements with their rows, and the fields of the event in the audit log.
@@ -45,21 +51,74 @@ def database_url() -> str:
 
 
 @pytest.fixture(scope="session")
-def django_db_setup(
-    django_test_environment: None, django_db_blocker: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes of this run."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def migrated(django_test_environment: None, django_db_blocker: Any, shared_folder: Path) -> str:
+    """The name of a migrated database which stays empty, to be copied: SQLite's is a file."""
+    with _note("migrated", shared_folder) as note:
+        if not (name := note.read()):
+            with django_db_blocker.unblock():
+                name = connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+                # PostgreSQL copies no database that is in use.
+                connection.close()
+            note.write(name)
+        return name
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(shared_folder: Path) -> Path:
+    """The files of a PostgreSQL that is stopped. Its database `rensei` is migrated as an operator does it."""
+    files = shared_folder / "postgres"
+    with _note("migrated-postgres", shared_folder):
+        if not files.exists():
+            with servers.run_postgres() as server:
+                environment = {**os.environ, "DATABASE_URL": server.url, "DJANGO_SETTINGS_MODULE": "rensei.settings"}
+                command = [sys.executable, "manage.py", "migrate", "--verbosity", "0"]
+                subprocess.run(command, cwd=ROOT, env=environment, check=True)
+                server.stop()
+                servers.copy_files(server.files, files)
+    return files
+
+
+@pytest.fixture(scope="session")
+def collected_files(shared_folder: Path) -> Path:
+    """The static files as `prepare` collects them. Compressing them takes longer than migrating."""
+    folder = shared_folder / "static"
+    with _note("static-files", shared_folder):
+        if not folder.exists():
+            environment = {**os.environ, "RENSEI_STATIC_DIR": str(folder), "DJANGO_SETTINGS_MODULE": "rensei.settings"}
+            command = [sys.executable, "manage.py", "prepare", "--static-only"]
+            subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    return folder
+
+
+@contextmanager
+def _note(name: str, folder: Path) -> Iterator[TextIO]:
+    """Open a file that one process at a time has, to read what an earlier one has written."""
+    with (folder / name).open("a+") as note:
+        fcntl.flock(note, fcntl.LOCK_EX)
+        note.seek(0)
+        yield note
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(migrated: str, django_db_blocker: Any) -> Iterator[None]:
     """Replace pytest-django's, which migrates in every process."""
     creation: Any = connection.creation
+    worker = os.environ.get("PYTEST_XDIST_WORKER")
     with django_db_blocker.unblock():
-        if worker := os.environ.get("PYTEST_XDIST_WORKER"):
-            _use(_copy_of_migrated(tmp_path_factory.getbasetemp().parent, worker))
-        else:
-            _migrate()
+        _use(_copy(migrated, worker or "copy"))
     yield
     with django_db_blocker.unblock():
         _end_other_sessions()
         connection.close()
-        creation._destroy_test_db(connection.settings_dict["NAME"], verbosity=0)
+        for name in [connection.settings_dict["NAME"], *([] if worker else [migrated])]:
+            creation._destroy_test_db(name, verbosity=0)
 
 
 def _end_other_sessions() -> None:
@@ -72,28 +131,14 @@ def _end_other_sessions() -> None:
             )
 
 
-def _migrate() -> str:
-    name: str = connection.creation.create_test_db(verbosity=0, autoclobber=True, serialize=False)
+def _copy(migrated: str, suffix: str) -> str:
+    if connection.vendor == "sqlite":
+        return str(shutil.copy(migrated, Path(migrated).with_name(f"{suffix}.sqlite3")))
+    name = f"{migrated}_{suffix}"
+    with connection.creation._nodb_cursor() as cursor:
+        cursor.execute(f"DROP DATABASE IF EXISTS {name}")
+        cursor.execute(f"CREATE DATABASE {name} TEMPLATE {migrated}")
     return name
-
-
-def _copy_of_migrated(shared: Path, worker: str) -> str:
-    """Copy the database that the first process of this run has migrated, and give the copy's name."""
-    with (shared / "migrated").open("a+") as note:
-        fcntl.flock(note, fcntl.LOCK_EX)
-        note.seek(0)
-        if not (migrated := note.read()):
-            migrated = _migrate()
-            note.write(migrated)
-            # PostgreSQL copies no database that is in use.
-            connection.close()
-        if connection.vendor == "sqlite":
-            return str(shutil.copy(migrated, Path(migrated).with_name(f"{worker}.sqlite3")))
-        name = f"{migrated}_{worker}"
-        with connection.creation._nodb_cursor() as cursor:
-            cursor.execute(f"DROP DATABASE IF EXISTS {name}")
-            cursor.execute(f"CREATE DATABASE {name} TEMPLATE {migrated}")
-        return name
 
 
 def _use(name: str) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg
+
 from rensei.simulator.server import free_port
 from tests.waiting import wait_until
 
@@ -37,6 +39,7 @@ def find_redis() -> Path | None:
 class Postgres:
     """A running server of ours."""
 
+    files: Path
     url: str
     control: list[str]
     options: str
@@ -44,6 +47,10 @@ class Postgres:
 
     def start(self) -> None:
         _run([*self.control, "start", "--wait", "--log", str(self.log), "--options", self.options])
+
+    def stop(self) -> None:
+        """End it as a machine that is shut down does, with everything in its files."""
+        _run([*self.control, "stop", "--mode=fast"])
 
     def crash(self) -> None:
         """Stop every process of it at once, as if they had been killed. The next start recovers from its log."""
@@ -58,11 +65,13 @@ def start_postgres() -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def run_postgres(*, synchronous_commit: str = "on") -> Iterator[Postgres]:
+def run_postgres(*, synchronous_commit: str = "on", copy_of: Path | None = None) -> Iterator[Postgres]:
     """
-    Start a new, empty PostgreSQL that forgets nothing it has committed when its processes die.
+    Start a new PostgreSQL that forgets nothing it has committed when its processes die. Its database is empty.
 
     It would in a power cut: nothing is forced to the disk, as that takes the most time.
+
+    :param copy_of: the files of one that was stopped, to begin with instead
     """
     programs = find_postgres()
     assert programs is not None, "PostgreSQL is not installed"
@@ -79,6 +88,7 @@ def run_postgres(*, synchronous_commit: str = "on") -> Iterator[Postgres]:
         "full_page_writes": "off",
     }
     server = Postgres(
+        files=data,
         url=f"postgres://postgres@{LOOPBACK}:{port}/rensei",
         control=[*as_postgres, str(programs / "pg_ctl"), "--pgdata", str(data)],
         options=" ".join(f"-c {name}={value}" for name, value in settings.items()),
@@ -87,13 +97,29 @@ def run_postgres(*, synchronous_commit: str = "on") -> Iterator[Postgres]:
     initdb = [str(programs / "initdb"), "--pgdata", str(data), "--username=postgres", "--auth=trust"]
     initdb += ["--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
     try:
-        _run([*as_postgres, *initdb])
-        server.start()
+        if copy_of is None:
+            _run([*as_postgres, *initdb])
+            server.start()
+            _create_database(server.url)
+        else:
+            copy_files(copy_of, data)
+            server.start()
         yield server
     finally:
         if (data / "postmaster.pid").exists():
             server.crash()
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _create_database(url: str) -> None:
+    server, _, name = url.rpartition("/")
+    with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}")
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy the files of a PostgreSQL that is stopped, with their owner, whom it insists on."""
+    _run(["cp", "--archive", "--reflink=auto", str(source), str(target)])
 
 
 @dataclass(kw_only=True)

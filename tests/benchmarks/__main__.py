@@ -29,7 +29,7 @@ def main() -> int:
     load_average = os.getloadavg()[0]
     print(f"SEED={options.seed} COMMIT={_commit()} wrk={'yes' if loads.has_wrk() else 'no'}", flush=True)
     try:
-        with stage.start(seed=options.seed, others=tuple(options.contenders)) as running:
+        with stage.start(seed=options.seed, others=tuple(options.contenders), copy_of=options.copy_of) as running:
             results = _measure(running, options)
     except Void as fault:
         print(f"VOID: {fault}", file=sys.stderr)
@@ -144,6 +144,7 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument("--ledger-lines", type=int, help="under the pages that are read")
     parser.add_argument("--page-repeats", type=int, default=20, help="of each page (default: %(default)s)")
     parser.add_argument("--without-worker", action="store_true", help="load the web server with no worker beside it")
+    parser.add_argument("--copy-of", type=Path, help="a migrated PostgreSQL to begin with, which the suite has")
     parser.add_argument("--quick", action="store_true", help="a short look at everything, which is written nowhere")
     parser.add_argument("--plant", action="store_true", help="plant a call that no ledger knows, which has to be found")
     parser.add_argument("--output", type=Path, help="where to write the report (default: docs/benchmarks.md)")

@@ -6,7 +6,6 @@ import tempfile
 from collections.abc import Iterator
 
 from tests import servers
-from tests.benchmarks import world
 
 
 def here() -> Iterator[tuple[str, str]]:
@@ -15,7 +14,6 @@ def here() -> Iterator[tuple[str, str]]:
         yield "SQLite", f"sqlite:///{folder}/rensei.sqlite3"
     if servers.find_postgres() is not None:
         with servers.run_postgres() as server:
-            world.create_database(server.url)
             yield "PostgreSQL", server.url
 
 

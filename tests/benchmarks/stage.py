@@ -38,13 +38,16 @@ class Stage:
 
 
 @contextlib.contextmanager
-def start(*, seed: int, others: tuple[str, ...]) -> Iterator[Stage]:
-    """Start everything but the worker, in an empty folder, and point this process's settings at it."""
+def start(*, seed: int, others: tuple[str, ...], copy_of: Path | None) -> Iterator[Stage]:
+    """
+    Start everything but the worker, in an empty folder, and point this process's settings at it.
+
+    :param copy_of: the files of a PostgreSQL to begin with, instead of an empty one
+    """
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="rensei-bench-")))
         # An answer to a commit means that it survives the death of any process, as it does in production.
-        database = running.enter_context(servers.run_postgres(synchronous_commit="on"))
-        world.create_database(database.url)
+        database = running.enter_context(servers.run_postgres(synchronous_commit="on", copy_of=copy_of))
         upstream = running.enter_context(contenders.start_upstream(folder, seed=seed))
         environment = world.environment_for(database_url=database.url, upstream=upstream.url, folder=folder)
         world.prepare(environment)

@@ -1,8 +1,10 @@
 """The benchmark itself: what it sends and checks is real, and a ledger that does not agree makes its figures void."""
 
 import asyncio
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,19 @@ def upstream(tmp_path_factory):
         yield running
 
 
-def run_bench(*options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--contenders", "--without-worker", *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+@pytest.fixture
+def run_bench(migrated_postgres: Path, collected_files: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
+    """Run a short benchmark, on a database that is migrated and with static files that are collected."""
+    command = [sys.executable, "-m", "tests.benchmarks", "--quick", "--contenders", "--without-worker"]
+    command += ["--copy-of", str(migrated_postgres)]
+    environment = {**os.environ, "RENSEI_STATIC_DIR": str(collected_files)}
+
+    def run(*options: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            [*command, *options], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
+
+    return run
 
 
 class Silent(asyncio.Transport):
@@ -96,13 +108,13 @@ class TestALoad:
 @pytest.mark.postgres
 @pytest.mark.timeout(300)
 class TestABenchmark:
-    def test_reports_what_the_ledger_agrees_with(self):
+    def test_reports_what_the_ledger_agrees_with(self, run_bench):
         result = run_bench("--parts", "throughput", "streams")
 
         assert result.returncode == 0, result.stdout + result.stderr
         assert "requests/s" in result.stdout
 
-    def test_reports_nothing_where_a_call_is_in_no_ledger(self):
+    def test_reports_nothing_where_a_call_is_in_no_ledger(self, run_bench):
         result = run_bench("--parts", "throughput", "--plant")
 
         assert result.returncode == 1

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 from tests.benchmarks.answers import MODEL
 from tests.benchmarks.contenders import upstream_key
 from tests.benchmarks.processes import ROOT
@@ -52,11 +50,6 @@ def environment_for(*, database_url: str, upstream: str, folder: Path) -> dict[s
         "RENSEI_VAULT_KEYRING": str(folder / "keyring.json"),
         "SECRET_KEY": secrets.token_urlsafe(50),
     }
-
-
-def create_database(url: str) -> None:
-    with psycopg.connect(url.replace("/rensei", "/postgres"), autocommit=True) as connection:
-        connection.execute("CREATE DATABASE rensei")
 
 
 def prepare(environment: dict[str, str]) -> None:

@@ -29,7 +29,9 @@ def main() -> int:
     commit = _commit()
     print(f"SEED={options.seed} COMMIT={commit} PLAN={planned.digest}", flush=True)
     began = time.monotonic()
-    with stack.start(database=options.database, celery=options.celery, plant=options.plant) as running:
+    with stack.start(
+        database=options.database, celery=options.celery, plant=options.plant, copy_of=options.copy_of
+    ) as running:
         found, report = _run(planned, running, options)
         if found:
             kept = Path(tempfile.gettempdir()) / f"chaos-{options.seed}.log"
@@ -81,6 +83,7 @@ def _read_options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=30, help="kill -9 of a worker (default: %(default)s)")
     parser.add_argument("--database", choices=["sqlite", "postgres"], default="sqlite")
     parser.add_argument("--celery", action="store_true", help="execute the runs by Celery, with Redis as the broker")
+    parser.add_argument("--copy-of", type=Path, help="a migrated database to begin with, which the suite has")
     parser.add_argument("--hurry", action="store_true", help="end the leases of dead workers instead of waiting")
     parser.add_argument("--plant", choices=PLANTS, default="", help="plant a defect, which has to be found")
     return parser.parse_args()

@@ -17,8 +17,6 @@ import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psycopg
-
 from tests import servers
 
 ROOT = Path(__file__).parents[2]
@@ -137,8 +135,6 @@ def main() -> int:
         if options.database == "sqlite":
             return _run(options, Path(folder), f"sqlite:///{folder}/rensei.sqlite3")
         with servers.run_postgres() as server:
-            with psycopg.connect(f"{server.url.rsplit('/', 1)[0]}/postgres", autocommit=True) as connection:
-                connection.execute("CREATE DATABASE rensei")
             return _run(options, Path(folder), server.url)
 
 

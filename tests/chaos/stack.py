@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psycopg
 
 from rensei.simulator import server as simulator_server
 from tests import servers
@@ -86,11 +85,19 @@ class Stack:
 
 
 @contextlib.contextmanager
-def start(*, database: str, celery: bool, plant: str) -> Iterator[Stack]:
-    """Start everything but the workers, in an empty folder, and point this process's settings at it."""
+def start(*, database: str, celery: bool, plant: str, copy_of: Path | None) -> Iterator[Stack]:
+    """
+    Start everything but the workers, in an empty folder, and point this process's settings at it.
+
+    :param copy_of: the database to begin with, instead of an empty one: a file of SQLite, or the files of a PostgreSQL
+    """
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory(prefix="rensei-chaos-")))
-        postgres = running.enter_context(servers.run_postgres()) if database == "postgres" else None
+        postgres = None
+        if database == "postgres":
+            postgres = running.enter_context(servers.run_postgres(copy_of=copy_of))
+        elif copy_of is not None:
+            shutil.copy(copy_of, folder / "rensei.sqlite3")
         broker, restart_broker = _start_broker(running) if celery else ("", lambda: None)
         simulator = simulator_server.start(log=folder / "simulator.jsonl", keep_bodies=False)
         running.callback(simulator.stop)
@@ -106,9 +113,6 @@ def start(*, database: str, celery: bool, plant: str) -> Iterator[Stack]:
             "RENSEI_WORKER_THREADS": str(WORKER_THREADS),
             "SECRET_KEY": secrets.token_urlsafe(50),
         }
-        if postgres is not None:
-            with psycopg.connect(postgres.url.replace("/rensei", "/postgres"), autocommit=True) as connection:
-                connection.execute("CREATE DATABASE rensei")
         # With a broker, Celery's workers execute the runs, and one of ours does the periodic jobs.
         kinds = ["celery"] * (WORKERS - 1) + ["worker"] if celery else ["worker"] * WORKERS
         yield Stack(

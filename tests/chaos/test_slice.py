@@ -42,13 +42,15 @@ def assert_survived(code: int, report: dict[str, Any], said: str) -> None:
 
 class TestChaos:
     @pytest.mark.sqlite
-    def test_leaves_every_call_explained_on_sqlite(self):
-        assert_survived(*run_chaos("--runs", RUNS, "--kills", KILLS, "--database", "sqlite"))
+    def test_leaves_every_call_explained_on_sqlite(self, migrated):
+        assert_survived(*run_chaos("--runs", RUNS, "--kills", KILLS, "--database", "sqlite", "--copy-of", migrated))
 
     @pytest.mark.postgres
     @pytest.mark.redis
-    def test_leaves_every_call_explained_on_postgresql_with_celery(self):
-        code, report, said = run_chaos("--runs", RUNS, "--kills", KILLS, "--database", "postgres", "--celery")
+    def test_leaves_every_call_explained_on_postgresql_with_celery(self, migrated_postgres):
+        options = ("--database", "postgres", "--celery", "--copy-of", str(migrated_postgres))
+
+        code, report, said = run_chaos("--runs", RUNS, "--kills", KILLS, *options)
 
         assert_survived(code, report, said)
         assert report["done"]["restart-database"] >= 1
@@ -57,16 +59,16 @@ class TestChaos:
 
 @pytest.mark.sqlite
 class TestAPlantedDefect:
-    def test_that_settles_twice_is_found_in_the_provider_s_log(self):
-        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "double-settlement")
+    def test_that_settles_twice_is_found_in_the_provider_s_log(self, migrated):
+        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "double-settlement", "--copy-of", migrated)
 
         assert code == 1
         assert "provider's log: output_tokens of att_" in said
         assert "SEED=" in said
         assert "COMMIT=" in said
 
-    def test_that_leaves_charges_out_is_found_by_the_audit_and_in_the_provider_s_log(self):
-        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "missing-charge")
+    def test_that_leaves_charges_out_is_found_by_the_audit_and_in_the_provider_s_log(self, migrated):
+        code, _, said = run_chaos("--runs", "25", "--kills", "0", "--plant", "missing-charge", "--copy-of", migrated)
 
         assert code == 1
         assert "audit: missing-charge" in said

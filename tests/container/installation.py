@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -46,7 +45,7 @@ class Installation:
         return f"http://{servers.LOOPBACK}:{self.port}"
 
     def create(self, image: str) -> None:
-        """Make the volume, the database, and the secrets under the names that compose.yaml mounts them by."""
+        """Make the volume, and the secrets under the names that compose.yaml mounts them by."""
         for folder in (self._data, self._secrets):
             folder.mkdir()
             os.chown(folder, USER, USER)
@@ -58,8 +57,6 @@ class Installation:
         names = {"keyring.json": "keyring", "ledger_anchor.key": "ledger_anchor_key"}
         for file in made.iterdir():
             file.rename(self._secrets / names.get(file.name, file.name))
-        server, _, name = self.database_url.rpartition("/")
-        subprocess.run(["psql", f"{server}/postgres", "--quiet", "--command", f"CREATE DATABASE {name}"], check=True)
 
     def container(self, image: str, **more: str) -> Container:
         """Make a container of the installation, with the environment of compose.yaml."""

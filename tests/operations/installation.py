@@ -17,6 +17,8 @@ class Installation:
     folder: Path
     database_url: str
     provider_url: str
+    # Where its static files are, if not in its folder.
+    static_files: Path | None = None
     secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(50), repr=False)
 
     @property
@@ -59,7 +61,9 @@ class Installation:
     def _environment(self) -> dict[str, Any]:
         ours = ("RENSEI_", "DATABASE_URL", "CELERY_", "DJANGO_SETTINGS_MODULE")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+        elsewhere = {"RENSEI_STATIC_DIR": str(self.static_files)} if self.static_files else {}
         return inherited | {
+            **elsewhere,
             "DATABASE_URL": self.database_url,
             "RENSEI_ANTHROPIC_BASE_URL": self.provider_url,
             "RENSEI_DATA_DIR": str(self.folder),

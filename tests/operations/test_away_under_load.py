@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -66,17 +67,16 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(migrated_postgres: Path, simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("load")
+    # What other tests have sent is in no ledger of this installation.
+    simulator_process.reset()
     with ExitStack() as running:
-        database = running.enter_context(servers.run_postgres())
+        database = running.enter_context(servers.run_postgres(copy_of=migrated_postgres))
         redis = running.enter_context(servers.run_redis())
         before_database = running.enter_context(standing_before(int(database.url.rsplit(":", 1)[1].split("/")[0])))
         before_redis = running.enter_context(standing_before(redis.port))
-        with psycopg.connect(f"{database.url.rsplit('/', 1)[0]}/postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE rensei")
         installed = Installation(folder=folder, database_url=database.url, provider_url=simulator_process.url)
-        assert installed.manage("migrate").returncode == 0
         assert installed.manage("load_catalog").returncode == 0
         words = ("--name", "Acme", "--slug", "acme", "--owner", "ada@acme.test", "--password-stdin", "--json")
         made = installed.manage("create_org", *words, given=secrets.token_urlsafe(20))

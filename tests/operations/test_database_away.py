@@ -5,9 +5,9 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from tests import servers
@@ -26,10 +26,8 @@ Ask = Callable[..., Answer]
 
 
 @pytest.fixture(scope="module")
-def database() -> Iterator[servers.Postgres]:
-    with servers.run_postgres() as running:
-        with psycopg.connect(f"{running.url.rsplit('/', 1)[0]}/postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE rensei")
+def database(migrated_postgres: Path) -> Iterator[servers.Postgres]:
+    with servers.run_postgres(copy_of=migrated_postgres) as running:
         yield running
 
 
@@ -40,7 +38,6 @@ def stack(
     """A server and a worker on that database, and a token of the organization in it."""
     folder = tmp_path_factory.mktemp("away")
     installed = Installation(folder=folder, database_url=database.url, provider_url=simulator_process.url)
-    assert installed.manage("migrate").returncode == 0
     assert installed.manage("load_catalog").returncode == 0
     words = ("--name", "Acme", "--slug", "acme", "--owner", "ada@acme.test", "--password-stdin", "--json")
     made = installed.manage("create_org", *words, given=secrets.token_urlsafe(20))

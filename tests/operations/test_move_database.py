@@ -48,9 +48,9 @@ SOON = "strftime('%Y-%m-%d %H:%M:%f', 'now', '20 seconds')"
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with servers.start_postgres() as url:
-        yield url
+def server(migrated_postgres: Path) -> Iterator[str]:
+    with servers.run_postgres(copy_of=migrated_postgres) as running:
+        yield running.url
 
 
 @pytest.fixture(scope="module")
@@ -64,20 +64,13 @@ def old(simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Ins
     return found
 
 
-@pytest.fixture(scope="module")
-def template(server: str, old: Installation) -> str:
-    """The name of a migrated and otherwise empty database."""
-    execute(server, "CREATE DATABASE migrated")
-    done = old.with_database(at(server, "migrated")).manage("migrate", "--verbosity", "0")
-    assert done.returncode == 0, done.stderr
-    return "migrated"
-
-
 @pytest.fixture
-def make_target(server: str, template: str) -> Callable[[], str]:
+def make_target(server: str) -> Callable[[], str]:
+    """Make a migrated and otherwise empty database."""
+
     def make() -> str:
         name = f"target_{secrets.token_hex(8)}"
-        execute(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+        execute(at(server, "postgres"), f"CREATE DATABASE {name} TEMPLATE rensei")
         return at(server, name)
 
     return make
@@ -97,9 +90,7 @@ def at(server: str, name: str) -> str:
 
 
 def execute(url: str, *statements: str) -> list[Any]:
-    """Run statements in a database of PostgreSQL, and give the rows of the last. The server itself is `postgres`."""
-    if url.endswith("/rensei"):
-        url = at(url, "postgres")
+    """Run statements in a database of PostgreSQL, and give the rows of the last."""
     with psycopg.connect(url, autocommit=True) as connection:
         for statement in statements:
             cursor = connection.execute(statement)

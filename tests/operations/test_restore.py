@@ -1,9 +1,10 @@
 """The drill of docs/operations.md: a backup is restored elsewhere, with its keyring, without it, with another one."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,39 @@ pytestmark = pytest.mark.timeout(900)
 KEYS = 9
 
 
-def lived_in(folder: Path, database_url: str, provider: Any) -> Installation:
-    found = Installation(folder=folder, database_url=database_url, provider_url=provider.url)
-    found.live("make")
-    return found
+@pytest.fixture(scope="module")
+def lived_in(
+    simulator_process: Any, collected_files: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Installation]:
+    """Live a while in an installation on a migrated database."""
+
+    def make(database_url: str) -> Installation:
+        found = Installation(
+            folder=tmp_path_factory.mktemp("lost"),
+            database_url=database_url,
+            provider_url=simulator_process.url,
+            static_files=collected_files,
+        )
+        found.live("make")
+        return found
+
+    return make
 
 
 @pytest.fixture(scope="module")
-def on_sqlite(simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Installation:
-    folder = tmp_path_factory.mktemp("lost")
-    return lived_in(folder, f"sqlite:///{folder}/rensei.sqlite3", simulator_process)
+def on_sqlite(
+    migrated: str, lived_in: Callable[[str], Installation], tmp_path_factory: pytest.TempPathFactory
+) -> Installation:
+    database = shutil.copy(migrated, tmp_path_factory.mktemp("lost") / "rensei.sqlite3")
+    return lived_in(f"sqlite:///{database}")
 
 
 @pytest.fixture(scope="module")
-def on_postgresql(simulator_process: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Installation]:
-    with servers.start_postgres() as url:
-        with psycopg.connect(f"{url.rsplit('/', 1)[0]}/postgres", autocommit=True) as connection:
-            connection.execute("CREATE DATABASE rensei")
+def on_postgresql(migrated_postgres: Path, lived_in: Callable[[str], Installation]) -> Iterator[Installation]:
+    with servers.run_postgres(copy_of=migrated_postgres) as running:
+        with psycopg.connect(running.url, autocommit=True) as connection:
             connection.execute("CREATE DATABASE restored")
-        yield lived_in(tmp_path_factory.mktemp("lost"), url, simulator_process)
+        yield lived_in(running.url)
 
 
 def restore_sqlite(lost: Installation, folder: Path) -> Installation:
