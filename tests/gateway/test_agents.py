@@ -564,7 +564,8 @@ class TestADispatch:
             {"program": "claude-code", "maxTurns": 0},
             {"program": "claude-code", "maxTurns": agents.CALLS_MAX + 1},
         ],
-        ids=str,
+        # An id in full would be as long as the largest file, and each process of a run is told every id.
+        ids=lambda wrong: str(wrong)[:80],
     )
     def test_has_a_definition_that_is_checked(self, wrong: dict[str, Any]) -> None:
         with pytest.raises(FieldError):
