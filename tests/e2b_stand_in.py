@@ -71,6 +71,7 @@ class E2BStandIn(StandIn):
         if not 1 <= new.get("timeout", 15) <= self.seconds_max:
             return self.error(400, "Timeout cannot be greater than 1 hours")
         network = new.get("network", {})
+        assert not network.get("allowOut") or network.get("denyOut") == ["0.0.0.0/0"], "By itself it denies nothing"
         box = await self._make(
             self.id_of(""),
             key=request.headers["X-API-KEY"],

@@ -35,6 +35,8 @@ class Command:
     records: list[dict[str, Any]] = field(default_factory=list)
     exit_code: int | None = None
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    # Without a reference, a task may be lost.
+    noting: "asyncio.Task[None] | None" = None
 
     @property
     def is_over(self) -> bool:
@@ -96,6 +98,7 @@ class VercelStandIn(StandIn):
 
     def reset(self) -> None:
         super().reset()
+        self.cuts_output = 0
         self.commands.clear()
         self.awake.clear()
 
@@ -175,7 +178,9 @@ class VercelStandIn(StandIn):
         if box is None:
             return self.error(404, "Not found", code="not_found")
         assert request.query.get("resume") != "true", "It would start a stopped sandbox anew"
-        return web.json_response(self._answer(box))
+        answer = web.json_response(self._answer(box))
+        self.awake.add(box.id)
+        return answer
 
     async def delete(self, request: web.Request) -> web.Response:
         box = self._own(request)
@@ -264,8 +269,7 @@ class VercelStandIn(StandIn):
         command = Command(id=f"cmd_{secrets.token_hex(8)}", box=box, order=order, process=process)
         self.commands[command.id] = command
         box.commands[command.id] = process
-        noting = asyncio.ensure_future(command.note())
-        noting.add_done_callback(lambda task: task.result())
+        command.noting = asyncio.ensure_future(command.note())
         if not order.get("logs"):
             return web.json_response({"command": command.row()})
         return await self._tell(request, command, is_framed=True)

@@ -11,12 +11,15 @@ import aiohttp
 import pytest
 
 from rensei.core.secret import Secret
+from rensei.dispatch.pools import vercel as vercel_driver
 from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.bubblewrap import Bubblewrap
 from rensei.dispatch.pools.cloud import Account, CloudBox
 from rensei.dispatch.pools.driver import Box, Driver, SandboxFault
 from tests.cloud_stand_in import Fault, StandIn
 from tests.dispatch.test_bubblewrap import probe
+from tests.vercel_stand_in import VercelStandIn
+from tests.waiting import wait_until
 
 PROVIDERS = ["sandbox", "e2b", "vercel"]
 LINES_BYTES_MAX = 100_000
@@ -98,6 +101,8 @@ class TestADriver:
             program = "import pathlib\nprint(pathlib.Path(__file__).with_name('given').read_text())\nprint('second')"
             box = await begun(driver, program, files={"given": b"What was given."})
             lines = await written(box)
+            # Its output ends a moment before it does.
+            await asyncio.to_thread(wait_until, lambda: box.exit_code is not None, what="its end")
             assert box.exit_code == 0
             assert await box.destroy()
             return lines
@@ -261,3 +266,57 @@ class TestACloud:
             each = each.__cause__ or each.__context__
         assert stand_in.key not in shown
         assert "rsr_canary" not in shown
+
+
+class TestVercel:
+    """What the interface of Vercel needs beside that."""
+
+    def test_reads_on_after_a_connection_broke(self, vercel: VercelStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(vercel_driver, "_AGAIN_SECONDS", 0.01)
+        vercel.cuts_output = 3
+
+        async def work() -> list[str]:
+            async with drivers(vercel) as driver:
+                program = "import time\nfor number in range(5): print(number, flush=True); time.sleep(0.05)"
+                box = await begun(driver, program)
+                return await written(box)
+
+        assert asyncio.run(work()) == ["0\n", "1\n", "2\n", "3\n", "4\n"]
+        assert vercel.requests.count("start") == 1
+        assert vercel.requests.count("output") == 4
+
+    def test_gives_up_a_connection_that_breaks_again_and_again(
+        self, vercel: VercelStandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(vercel_driver, "_AGAIN_SECONDS", 0.01)
+        vercel.cuts_output = 100
+
+        async def work() -> None:
+            async with drivers(vercel) as driver:
+                box = await begun(driver, "import time; print('begun', flush=True); time.sleep(600)")
+                with pytest.raises(SandboxFault, match="ended it, or the connection"):
+                    await written(box)
+                assert await box.destroy()
+
+        asyncio.run(work())
+        assert vercel.live() == []
+
+    def test_starts_no_stopped_sandbox_anew(self, vercel: VercelStandIn) -> None:
+        async def work() -> None:
+            async with drivers(vercel) as driver:
+                box = await begun(driver, "import time; print('begun', flush=True); time.sleep(600)", for_agent=True)
+                await anext(aiter(box.follow()))
+                vercel.kill(vercel.live()[0])
+                await box.order_stop()
+                assert await box.destroy()
+
+        asyncio.run(work())
+        assert (vercel.live(), vercel.requests.count("create")) == ([], 1)
+
+    def test_tells_what_its_plan_does_not_allow(self, vercel: VercelStandIn) -> None:
+        async def work() -> None:
+            async with drivers(vercel, config={"vcpus": 16}) as driver:
+                await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault, match="Vercel does not create it: vcpus is above the limit of the plan"):
+            asyncio.run(work())

@@ -251,6 +251,14 @@ for number in range(50):
         assert 0 < run.amount_picodollars <= DOLLAR // 40
         assert_explained(simulator)
 
+    def test_ends_when_its_time_is_over(self, byok: Any, dispatch_agent: Any, finish: Any, cloud: StandIn) -> None:
+        lines = 'open("made.txt", "w").write("x"); import time; time.sleep(600)'
+
+        run = finish(dispatch_agent(lines, timeoutSeconds=1, outputs=["*.txt"]))
+
+        assert (run.state, run.error["code"], run.files.count()) == (Run.State.FAILED, "RUN_TIMEOUT", 1)
+        assert cloud.live() == []
+
     def test_goes_on_while_the_database_is_away_for_a_moment(
         self, byok: Any, dispatch_agent: Any, finish: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
