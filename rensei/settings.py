@@ -542,6 +542,8 @@ SPECTACULAR_SETTINGS = {
     "COMPONENT_SPLIT_PATCH": False,
     "ENUM_NAME_OVERRIDES": {
         "AuthMode": "rensei.core.auth_modes.AuthMode",
+        "CapWindow": "rensei.orgs.models.SpendCap.Window",
+        "CapacityWindow": "rensei.dispatch.capacity.Window",
         "ConnectableProvider": "integrations.capacity.specs",
         "CostEventKind": "billing.models.CostEvent.Kind",
         "EffortLevel": "rensei.core.effort.Effort",

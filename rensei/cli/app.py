@@ -13,8 +13,8 @@ app = typer.Typer(
 )
 
 
-def group(name: str, *, help: str) -> typer.Typer:  # noqa: A002 - the library's name for it
+def group(name: str, *, help: str, under: typer.Typer = app) -> typer.Typer:  # noqa: A002 - the library's name for it
     """Add a group of commands, such as `rensei run …`."""
     commands = typer.Typer(no_args_is_help=True, help=help)
-    app.add_typer(commands, name=name)
+    under.add_typer(commands, name=name)
     return commands

@@ -106,6 +106,9 @@ org_patterns = [
     path("settings/tokens/<str:token_id>/cap", settings.token_cap, name="token-cap"),
     path("settings/tokens/<str:token_id>/revoke", settings.token_revoke, name="token-revoke"),
     path("settings/capacity", settings.capacity, name="capacity"),
+    path("settings/capacity/new", settings.pool_add, name="pool-add"),
+    path("settings/capacity/<str:pool_id>", settings.pool_edit, name="pool-edit"),
+    path("settings/capacity/<str:pool_id>/delete", settings.pool_delete, name="pool-delete"),
     path("settings/machines", settings.machines, name="machines"),
     path("settings/machines/<str:machine_id>/revoke", settings.machine_revoke, name="machine-revoke"),
     # The last one: an address that no page has is told within the frame.

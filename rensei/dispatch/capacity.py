@@ -1,15 +1,20 @@
-"""Where an organization's runs can execute now: the built-in pools and its own, and the runs on each."""
+"""Where an organization's runs can execute now: the built-in pools and its own, the runs on each, and its cost."""
 
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
+from django.db import models
 from django.db.models import Count, Q
 
+from billing.ledger.capacity import PoolCost, costs_by_pool
+from billing.ledger.reports import visible_lines
+from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.core.periods import month_of, start_of
 from rensei.dispatch import pools
 from rensei.dispatch.models import CapacityPool, Run
 from rensei.dispatch.pools import accounts
-from rensei.dispatch.pools.accounts import CLOUDS
 from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.orgs.access import Access
 
@@ -18,14 +23,26 @@ STATES = (ACTIVE, INACTIVE, UNAVAILABLE)
 BUILT_IN = (pools.LOCAL, pools.SANDBOX)
 
 
+class Window(models.TextChoices):
+    """The time until now whose cost is summed."""
+
+    DAY = "24h", "24 hours"
+    WEEK = "7d", "7 days"
+    MONTH = "30d", "30 days"
+
+
+LENGTHS = {Window.DAY: timedelta(hours=24), Window.WEEK: timedelta(days=7), Window.MONTH: timedelta(days=30)}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PoolState:
     """
     A pool as a dispatch would find it now. `reason` says why it cannot be used.
 
-    `running` and `waiting` count the runs that the caller may see.
+    `running` and `waiting` count the runs that the caller may see. `id` is that of its row: built-in ones have none.
     """
 
+    id: str | None
     name: str
     provider_id: str
     state: str
@@ -46,24 +63,48 @@ class PoolState:
 def of_org(access: Access) -> list[PoolState]:
     """List the pools of the caller's organization: the built-in ones, those of connected accounts, and its own."""
     counts = _live_runs(access)
-    refusals = {provider_id: pools.refusal_of(access.org, provider_id) for provider_id in CapacityPool.Provider.values}
-    connected = [name for name in sorted(CLOUDS) if accounts.is_connected(access.org, name)]
-    named = [(name, name, True) for name in (*BUILT_IN, *connected)]
-    named += visible_pools(access).order_by("name").values_list("name", "provider_id", "active")
+    connected = accounts.connected(access.org)
+    refusals = {each: pools.refusal_of(each, connected=connected) for each in CapacityPool.Provider.values}
+    built_in = (*BUILT_IN, *sorted(connected))
+    named: list[tuple[str | None, str, str, bool]] = [(None, name, name, True) for name in built_in]
+    named += visible_pools(access).order_by("name").values_list("id", "name", "provider_id", "active")
     return [
-        _state(name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
-        for name, provider_id, is_active in named
+        _state(pool_id, name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
+        for pool_id, name, provider_id, is_active in named
     ]
 
 
+def costs(access: Access, *, window: Window) -> list[PoolCost]:
+    """Sum what the sandboxes of each pool have cost in a window, the pools that were removed included."""
+    since = database_now() - LENGTHS[window]
+    return list(costs_by_pool(visible_lines(access), since=since).values())
+
+
+def costs_of_month(access: Access) -> dict[str, PoolCost]:
+    """Sum what the sandboxes of each pool have cost in this UTC month."""
+    return costs_by_pool(visible_lines(access), since=start_of(month_of(database_now())))
+
+
+def live_on(pool: CapacityPool) -> int:
+    """Count the runs of the organization that wait for a pool or execute on it, for a caller that may change it."""
+    return Run.objects.for_org(pool.org).live().filter(pool=pool.name).count()
+
+
 def _state(
-    name: str, provider_id: str, is_active: bool, *, refusal: RenseiError | None, counts: dict[str, dict[str, Any]]
+    pool_id: str | None,
+    name: str,
+    provider_id: str,
+    is_active: bool,
+    *,
+    refusal: RenseiError | None,
+    counts: dict[str, dict[str, Any]],
 ) -> PoolState:
     state, reason = (ACTIVE, None) if refusal is None else (UNAVAILABLE, refusal.cause)
     if not is_active:
         state, reason = INACTIVE, f"The pool '{name}' is not active."
     found = counts.get(name, {})
     return PoolState(
+        id=pool_id,
         name=name,
         provider_id=provider_id,
         state=state,

@@ -52,7 +52,9 @@ def request_cancel(run: Run, *, by: Access | None = None) -> None:
             record(by, "run.cancelled", object_id=run.id)
 
 
-def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str, object]) -> CapacityPool:
+def create_pool(
+    access: Access, *, name: str, provider_id: str, config: dict[str, object], active: bool = True
+) -> CapacityPool:
     """
     Add a capacity pool to the organization.
 
@@ -65,33 +67,52 @@ def create_pool(access: Access, *, name: str, provider_id: str, config: dict[str
         raise FieldError(pointer="/name", reason="A pool's name is lower-case letters, digits and dashes.")
     if provider_id not in CapacityPool.Provider.values:
         raise FieldError(pointer="/providerId", reason=f"One of {', '.join(CapacityPool.Provider.values)}.")
-    if provider_id == CapacityPool.Provider.SANDBOX and config:
-        raise FieldError(pointer="/config", reason="A pool of the provider 'sandbox' has no settings.")
-    if provider_id in DRIVERS:
-        DRIVERS[provider_id].check_config(config, pointer="/config")
+    _check_config(provider_id, config)
     if name in CapacityPool.Provider.values:
         raise AlreadyExists(what=f"A built-in pool '{name}'")
     with unique(AlreadyExists(what=f"A pool '{name}'"), durable=True):
         row_limits.require_room(access.org, CapacityPool.objects.for_org(access.org), row_limits.POOLS)
-        pool = CapacityPool.objects.create(org=access.org, name=name, provider_id=provider_id, config=config)
+        pool = CapacityPool.objects.create(
+            org=access.org, name=name, provider_id=provider_id, config=config, active=active
+        )
         record(access, "pool.added", object_id=pool.id, name=name)
     return pool
 
 
-def update_pool(access: Access, pool: CapacityPool, *, active: bool) -> CapacityPool:
-    """Switch a pool on or off. Runs that were dispatched to it continue."""
+def update_pool(
+    access: Access, pool: CapacityPool, *, active: bool | None = None, config: dict[str, object] | None = None
+) -> CapacityPool:
+    """
+    Switch a pool on or off, or replace its settings. What is None stays.
+
+    Runs that were dispatched to it continue; those that have not started get the new settings.
+
+    :raises FieldError: if a setting is invalid
+    """
     access.require_org_manager()
+    if config is not None:
+        _check_config(pool.provider_id, config)
+    changed = {name: value for name, value in {"active": active, "config": config}.items() if value is not None}
     with durable():
-        pool.active = active
-        pool.save(update_fields=["active"])
-        record(access, "pool.changed", object_id=pool.id, active=active)
+        for name, value in changed.items():
+            setattr(pool, name, value)
+        pool.save(update_fields=list(changed))
+        record(access, "pool.changed", object_id=pool.id, **changed)
     return pool
 
 
 def remove_pool(access: Access, pool: CapacityPool) -> None:
-    """Remove a pool. Its runs keep its name."""
+    """Remove a pool. Runs keep its name; those that wait for a sandbox in a cloud fail when it is their turn."""
     access.require_org_manager()
     with durable():
         pool_id, name = pool.id, pool.name
         pool.delete()
         record(access, "pool.removed", object_id=pool_id, name=name)
+
+
+def _check_config(provider_id: str, config: dict[str, object]) -> None:
+    """:raises FieldError: for the first setting that pools of the provider do not have, or that is invalid"""
+    if provider_id in DRIVERS:
+        DRIVERS[provider_id].check_config(config, pointer="/config")
+    elif config:
+        raise FieldError(pointer="/config", reason=f"A pool of the provider '{provider_id}' has no settings.")

@@ -40,6 +40,7 @@ api_patterns = [
         name="api-project-policy-preview",
     ),
     path("capacity", capacity.Capacity.as_view(), name="api-capacity"),
+    path("capacity/cost", capacity.CapacityCost.as_view(), name="api-capacity-cost"),
     path("pools", pools.Pools.as_view(), name="api-pools"),
     path("pools/<str:pool_id>", pools.PoolDetail.as_view(), name="api-pool"),
 ]

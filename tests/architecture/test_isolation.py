@@ -147,6 +147,7 @@ REST = {
     ("PUT", "projects/<project_id>/access-policy"): Row(MANAGERS, {"matrix": {}}, object=True),
     ("POST", "projects/<project_id>/access-policy/preview"): Row(MANAGERS, {"matrix": {}}, object=True),
     ("GET", "capacity"): Row(EVERYONE),
+    ("GET", "capacity/cost"): Row(EVERYONE),
     ("GET", "pools"): Row(EVERYONE),
     ("POST", "pools"): Row(MANAGERS, {"name": "new", "providerId": "e2b"}),
     ("GET", "pools/<pool_id>"): Row(EVERYONE, object=True),
@@ -199,6 +200,7 @@ NEEDS = {
     "billing": [
         ("GET", "usage"), ("GET", "cost-events"), ("GET", "cost-events.csv"), ("GET", "entitlements"),
         ("GET", "statements"), ("GET", "statements/<month>"), ("GET", "statements/<month>.csv"),
+        ("GET", "capacity/cost"),
     ],
     "leases": [
         ("POST", "hosts/<host_id>/lease"), ("POST", "runs/<run_id>/lease/heartbeat"),

@@ -10,6 +10,7 @@ from integrations.models import Integration
 from rensei.dispatch.models import Run
 from rensei.tokens.models import ApiToken
 from tests import servers
+from tests.billing.record import capacity_line
 
 pytestmark = pytest.mark.outside
 
@@ -298,6 +299,27 @@ class TestPool:
         pool = terminal.read("rensei pool create --name office --provider local --json")
 
         assert (pool["name"], pool["providerId"]) == ("office", "local")
+
+    def test_is_added_changed_and_removed(self, terminal):
+        terminal.succeed("""rensei capacity pool add --name cloud --provider e2b --config '{"template": "mine"}'""")
+        terminal.succeed("rensei capacity pool change cloud --inactive")
+        changed = terminal.read("rensei capacity pool list --json")["results"]
+        refused = terminal.run("rensei capacity pool remove nowhere --yes")
+        terminal.succeed("rensei capacity pool remove cloud --yes")
+
+        assert [(one["name"], one["active"], one["config"]) for one in changed] == [
+            ("cloud", False, {"template": "mine"})
+        ]
+        assert "There is no pool 'nowhere'" in refused.stderr
+        assert terminal.read("rensei capacity pool list --json")["results"] == []
+
+    def test_has_a_cost(self, terminal, acme):
+        capacity_line(acme, pool="cloud")
+
+        shown = terminal.read("rensei capacity cost --window 24h --json")["results"]
+
+        assert [(one["pool"], one["amountUsd"]) for one in shown] == [("cloud", "0.0027225")]
+        assert "cloud" in terminal.run("rensei capacity cost").stdout
 
     def test_is_shown_with_the_built_in_ones(self, terminal):
         terminal.succeed("rensei pool create --name office --provider local")

@@ -21,6 +21,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, RateLimited
 from rensei.dispatch.models import RunFile
 from rensei.dispatch.saved_views import save_view
+from rensei.dispatch.services import create_pool
 from rensei.orgs import kill_switches
 from rensei.orgs.models import KillSwitch, Membership
 from rensei.tokens.machines import register_host
@@ -42,6 +43,7 @@ OBJECTS = (
     "invitation_id",
     "token_id",
     "machine_id",
+    "pool_id",
     "workflow_id",
     "workflow_run_id",
     "model_id",
@@ -79,6 +81,9 @@ MANAGERS_ONLY = {
     "catalog-delete",
     "project-rename",
     "project-delete",
+    "pool-add",
+    "pool-edit",
+    "pool-delete",
     "destroy-keys",
     "org-delete",
 }
@@ -111,6 +116,7 @@ def address(acme, ada_access, integration, profile, project, run, workflow_run):
         "invitation_id": invitations.invite(ada_access, email="zoe@acme.test", role="member").invitation.id,
         "token_id": token.id,
         "machine_id": host.id,
+        "pool_id": create_pool(ada_access, name="lab", provider_id="sandbox", config={}).id,
         "workflow_id": workflow_run.version.workflow_id,
         "workflow_run_id": workflow_run.id,
         "node_id": "only",

@@ -1,21 +1,24 @@
 """Where runs can execute now, by REST and on the page."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 from django.test import Client
 
 from integrations.keys import services as integrations
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import CapacityPool, Run
 from rensei.orgs.access import Access
-from rensei.orgs.models import User
+from rensei.orgs.models import Org, User
+from tests.billing.record import capacity_line
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -86,3 +89,126 @@ class TestCapacity:
 
         assert "no bubblewrap." in page
         assert "Unavailable" in page
+
+
+class TestAPool:
+    @pytest.fixture
+    def pool(self, ada_access: Access) -> CapacityPool:
+        return services.create_pool(ada_access, name="cloud", provider_id="e2b", config={"lifetimeSeconds": 120})
+
+    def test_is_changed_setting_by_setting(self, pool: CapacityPool, ada: User, api_as: Any) -> None:
+        api = api_as(ada)
+
+        off = api.patch(f"/api/v1/pools/{pool.id}", {"active": False}).json()
+        changed = api.patch(f"/api/v1/pools/{pool.id}", {"config": {"template": "mine"}}).json()
+
+        assert (off["active"], off["config"]) == (False, {"lifetimeSeconds": 120})
+        assert (changed["active"], changed["config"]) == (False, {"template": "mine"})
+        assert AuditEvent.objects.filter(action="pool.changed", object_id=pool.id).count() == 2
+
+    @pytest.mark.parametrize(
+        ("provider_id", "config", "pointer"),
+        [
+            ("e2b", {"lifetimeSeconds": 5}, "/config/lifetimeSeconds"),
+            ("e2b", {"slots": 5}, "/config/slots"),
+            ("local", {"slots": 5}, "/config"),
+            ("sandbox", {"slots": 5}, "/config"),
+            ("modal", {"slots": 5}, "/config"),
+        ],
+    )
+    def test_refuses_a_setting_that_its_provider_does_not_have(
+        self, ada_access: Access, ada: User, api_as: Any, provider_id: str, config: dict[str, Any], pointer: str
+    ) -> None:
+        api = api_as(ada)
+        made = api.post("/api/v1/pools", {"name": "new", "providerId": provider_id}).json()
+
+        for refused in (
+            api.post("/api/v1/pools", {"name": "wrong", "providerId": provider_id, "config": config}),
+            api.patch(f"/api/v1/pools/{made['id']}", {"config": config}),
+        ):
+            assert refused.status_code == 400
+            assert refused.json()["errors"][0]["pointer"] == pointer
+        assert [(one.name, one.config) for one in CapacityPool.objects.all()] == [("new", {})]
+
+    def test_has_a_cost_by_window(self, pool: CapacityPool, ada: User, acme: Org, eve: User, api_as: Any) -> None:
+        now = database_now()
+        capacity_line(acme, pool="cloud")
+        capacity_line(acme, pool="cloud", second_picodollars=None, occurred_at=now - timedelta(days=3))
+        capacity_line(acme, pool="gone", occurred_at=now - timedelta(days=20))
+
+        found = {
+            window: {
+                one["pool"]: (one["sandboxes"], one["seconds"], one["amountUsd"], one["unpriced"])
+                for one in api_as(ada).get(f"/api/v1/capacity/cost?window={window}").json()["results"]
+            }
+            for window in ("24h", "7d", "30d")
+        }
+
+        assert found["24h"] == {"cloud": (1, 90, "0.0027225", 0)}
+        assert found["7d"] == {"cloud": (2, 180, "0.0027225", 1)}
+        assert found["30d"] == {**found["7d"], "gone": (1, 90, "0.0027225", 0)}
+        assert api_as(eve, "evil").get("/api/v1/capacity/cost").json()["results"] == []
+        assert api_as(ada).get("/api/v1/capacity/cost?window=1h").status_code == 400
+
+
+class TestThePages:
+    @pytest.fixture
+    def page(self, ada: User, ada_access: Access) -> Client:
+        client = Client()
+        client.force_login(ada)
+        return client
+
+    def test_add_change_and_delete_a_pool(self, page: Client, ada_access: Access) -> None:
+        base = "/o/acme/settings/capacity"
+        fields = {"name": "cloud", "provider_id": "e2b", "config": '{"lifetimeSeconds": 120}', "active": "on"}
+
+        assert page.post(f"{base}/new", fields).status_code == 302
+        pool = CapacityPool.objects.get(name="cloud")
+        assert (pool.config, pool.active) == ({"lifetimeSeconds": 120}, True)
+
+        assert "lifetimeSeconds" in page.get(f"{base}/{pool.id}").content.decode()
+        page.post(f"{base}/{pool.id}", {"config": ""})
+        pool.refresh_from_db()
+        assert (pool.config, pool.active) == ({}, False)
+
+        page.post(f"{base}/{pool.id}/delete")
+        assert not CapacityPool.objects.exists()
+
+    def test_say_what_is_wrong_beside_its_field(self, page: Client) -> None:
+        for config, said in (
+            ('{"lifetimeSeconds": 5}', "It is a number from 60 to 86400."),
+            ("{", "Enter a valid JSON."),
+            ("[]", "Write an object"),
+        ):
+            fields = {"name": "cloud", "provider_id": "e2b", "config": config, "active": "on"}
+
+            answer = page.post("/o/acme/settings/capacity/new", fields)
+
+            assert (answer.status_code, said in answer.content.decode()) == (422, True)
+        assert not CapacityPool.objects.exists()
+
+    def test_say_which_runs_a_deletion_concerns(
+        self, page: Client, ada_access: Access, connected: Any, make_profile: Any
+    ) -> None:
+        pool = services.create_pool(ada_access, name="office", provider_id="local", config={})
+        make_profile(auth_modes=["byok"])
+        asked = messages_from(text="Hi.", messages=None)
+        admit.dispatch(ada_access, DispatchRequest(profile_id="prof_deep", messages=asked, pool="office"))
+
+        html = page.get(f"/o/acme/settings/capacity/{pool.id}/delete").content.decode()
+
+        assert "1 run of it is under way or waiting." in html
+
+    def test_show_the_cost_of_the_month_and_of_pools_that_are_gone(
+        self, page: Client, acme: Org, ada_access: Access
+    ) -> None:
+        services.create_pool(ada_access, name="cloud", provider_id="e2b", config={})
+        capacity_line(acme, pool="cloud")
+        capacity_line(acme, pool="cloud", second_picodollars=None)
+        capacity_line(acme, pool="gone")
+
+        html = page.get("/o/acme/settings/capacity").content.decode()
+
+        assert html.count("$0.00272") == 2
+        assert "1 without a price" in html
+        assert "<code>gone</code> $0.00272" in html

@@ -9,6 +9,7 @@ from rensei.cli import completion
 from rensei.cli.app import app, group
 from rensei.cli.client import at
 from rensei.cli.errors import Refused
+from rensei.cli.inputs import Yes, confirm
 from rensei.cli.output import Columns, Text
 from rensei.cli.session import Session, command
 
@@ -16,6 +17,7 @@ tokens = group("token", help="API tokens.")
 hosts = group("host", help="Machines that ran `rensei setup`.")
 pools = group("pool", help="Capacity pools: where runs run.")
 capacity = group("capacity", help="Where runs can run now.")
+capacity_pools = group("pool", help="The organization's own capacity pools.", under=capacity)
 
 TOKENS: Columns = {
     "Id": "id",
@@ -48,6 +50,14 @@ CAPACITY: Columns = {
     "Running": "running",
     "Waiting": "waiting",
     "Reason": Text("reason"),
+}
+CAPACITY_COST: Columns = {
+    "Pool": "pool",
+    "Provider": "providerId",
+    "Sandboxes": "sandboxes",
+    "Seconds": "seconds",
+    "Cost $": "amountUsd",
+    "Unpriced": "unpriced",
 }
 USAGE: Columns = {
     "Calls": "calls",
@@ -168,6 +178,7 @@ def revoke_host(
     session.output.done(None, f"Revoked {host_id}.")
 
 
+@command(capacity_pools, "list")
 @command(pools, "list")
 def list_pools(session: Session) -> None:
     """List the pools. `local` is always there, and not listed."""
@@ -180,6 +191,19 @@ def show_capacity(session: Session) -> None:
     session.output.table(session.client.get("capacity"), CAPACITY)
 
 
+@command(capacity, "cost")
+def show_capacity_cost(
+    session: Session,
+    window: Annotated[
+        str, typer.Option(help="24h, 7d or 30d", autocompletion=completion.of_words("24h", "7d", "30d"))
+    ] = "30d",
+) -> None:
+    """Show what sandboxes in clouds have cost by pool, without the models that they call."""
+    found = session.client.get("capacity/cost", window=window)
+    session.output.table(found, CAPACITY_COST, empty=f"No sandbox in a cloud has ended in the last {window}.")
+
+
+@command(capacity_pools, "add")
 @command(pools, "create")
 def create_pool(
     session: Session,
@@ -188,9 +212,50 @@ def create_pool(
     config: Annotated[str, typer.Option(metavar="JSON", help="Settings of the provider")] = "{}",
 ) -> None:
     """Create a pool."""
+    body = {"name": name, "providerId": provider, "config": _settings(config)}
+    session.output.details(session.client.post("pools", body), POOLS)
+
+
+@command(capacity_pools, "change")
+def change_pool(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the pool", show_default=False)],
+    active: Annotated[bool | None, typer.Option("--active/--inactive", help="Whether dispatches may use it")] = None,
+    config: Annotated[
+        str | None, typer.Option(metavar="JSON", help="New settings of the provider, all of them")
+    ] = None,
+) -> None:
+    """Switch a pool on or off, or replace its settings. Runs that have started keep theirs."""
+    body: dict[str, Any] = {} if active is None else {"active": active}
+    if config is not None:
+        body["config"] = _settings(config)
+    session.output.details(session.client.patch(at("pools", _pool_id(session, name)), body), POOLS)
+
+
+@command(capacity_pools, "remove")
+def remove_pool(
+    session: Session,
+    name: Annotated[str, typer.Argument(help="Name of the pool", show_default=False)],
+    yes: Yes = False,
+) -> None:
+    """Remove a pool. Runs that wait for a sandbox in a cloud fail when it is their turn."""
+    pool_id = _pool_id(session, name)
+    confirm(f"Remove the pool {name}?", yes=yes, otherwise=f"{name} was not removed.")
+    session.client.delete(at("pools", pool_id))
+    session.output.done(None, f"Removed {name}.")
+
+
+def _settings(config: str) -> Any:
+    """:raises Refused: if it is not JSON"""
     try:
-        settings = json.loads(config)
+        return json.loads(config)
     except ValueError as fault:
         raise Refused("JSON_INVALID", f"--config is not JSON: {fault}.") from fault
-    pool = session.client.post("pools", {"name": name, "providerId": provider, "config": settings})
-    session.output.details(pool, POOLS)
+
+
+def _pool_id(session: Session, name: str) -> str:
+    """:raises Refused: if the organization has no pool of that name"""
+    for pool in session.client.list("pools")["results"]:
+        if pool["name"] == name:
+            return str(pool["id"])
+    raise Refused("NOT_FOUND", f"There is no pool '{name}' of the organization.", fix="rensei capacity pool list")

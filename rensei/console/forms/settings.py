@@ -5,6 +5,7 @@ from typing import Any
 from django import forms
 
 from rensei.console.forms.base import RefusableForm, id_field
+from rensei.dispatch.models import CapacityPool
 from rensei.orgs import scopes
 from rensei.orgs.models import Project
 
@@ -75,3 +76,39 @@ class TokenForm(RefusableForm):
         field = self.fields["project"]
         assert isinstance(field, forms.ChoiceField)
         field.choices = [("", "All projects"), *((project.slug, project.name) for project in projects)]
+
+
+class PoolForm(RefusableForm):
+    """The settings of a capacity pool, and whether dispatches may use it."""
+
+    config = forms.JSONField(
+        label="Settings",
+        required=False,
+        initial=dict,
+        help_text="As JSON: the settings of the provider. Empty means its defaults.",
+        widget=forms.Textarea(attrs={"class": "input--mono", "rows": 4, "spellcheck": "false", "placeholder": "{}"}),
+    )
+    active = forms.BooleanField(required=False, initial=True, help_text="Dispatches to an inactive pool are refused.")
+
+    def clean_config(self) -> dict[str, Any]:
+        config = self.cleaned_data["config"]
+        if config is None:
+            return {}
+        if not isinstance(config, dict):
+            raise forms.ValidationError('Write an object, such as {"lifetimeSeconds": 1800}.')
+        return config
+
+    def fields_of_text(self) -> list[forms.BoundField]:
+        return [field for field in self if field.name != "active"]
+
+
+class NewPoolForm(PoolForm):
+    """A capacity pool to add."""
+
+    name = forms.CharField(
+        max_length=63,
+        help_text="Lower-case letters, digits and dashes. Dispatches name the pool by it, and it never changes.",
+        widget=forms.TextInput(attrs={"class": "input--mono", "autocomplete": "off", "spellcheck": "false"}),
+    )
+    provider_id = forms.ChoiceField(label="Provider", choices=CapacityPool.Provider.choices, initial="sandbox")
+    field_order = ("name", "provider_id", "config", "active")

@@ -1,6 +1,8 @@
 """The plain lists of Settings: API tokens, capacity and machines."""
 
+import json
 from collections import Counter
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -8,19 +10,24 @@ from typing import Any
 from django.contrib import messages
 from django.http import HttpResponse
 from django.shortcuts import redirect, render
+from django.template.defaultfilters import pluralize
 from django.utils import timezone
 from django.views.decorators.http import require_http_methods, require_safe
 
+from integrations.capacity import CAPACITY
 from rensei.console.access import PageRequest, attempt, page
 from rensei.console.answers import confirm
-from rensei.console.forms.settings import TokenCapForm, TokenForm
+from rensei.console.forms.settings import NewPoolForm, PoolForm, TokenCapForm, TokenForm
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
 from rensei.dispatch import capacity as capacities
 from rensei.dispatch.models import Run
-from rensei.dispatch.queries import visible_runs
+from rensei.dispatch.pools.accounts import DRIVERS
+from rensei.dispatch.pools.cloud import Cloud
+from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.dispatch.run_figures import RunSums, run_figures
+from rensei.dispatch.services import create_pool, remove_pool, update_pool
 from rensei.orgs import services
 from rensei.orgs.models import SpendCap
 from rensei.tokens import caps
@@ -141,8 +148,87 @@ def _shown(cap: SpendCap | None, now: datetime) -> dict[str, Any] | None:
 @require_safe
 @page
 def capacity(request: PageRequest) -> HttpResponse:
-    """List the pools on which runs can execute, and why some cannot be used now."""
-    return render(request, "console/capacity.html", {"pools": capacities.of_org(request.access)})
+    """List the pools on which runs can execute, why some cannot be used now, and what they have cost this month."""
+    costs = capacities.costs_of_month(request.access)
+    rows = [
+        {"pool": pool, "is_charged": pool.provider_id in CAPACITY, "cost": costs.pop(pool.name, None)}
+        for pool in capacities.of_org(request.access)
+    ]
+    return render(request, "console/capacity.html", {"rows": rows, "removed": list(costs.values())})
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def pool_add(request: PageRequest) -> HttpResponse:
+    request.access.require_manager()
+    form = NewPoolForm(request.POST or None)
+    if request.method == "POST" and form.is_valid():
+        fields = form.cleaned_data
+        try:
+            pool = create_pool(
+                request.access,
+                name=fields["name"],
+                provider_id=fields["provider_id"],
+                config=fields["config"],
+                active=fields["active"],
+            )
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"The pool {pool.name} was added.")
+            return redirect("console:capacity", request.access.org.slug)
+    return render(request, "console/pool.html", {"form": form, "settings": _settings_of(DRIVERS)}, status=form.status)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def pool_edit(request: PageRequest, pool_id: str) -> HttpResponse:
+    request.access.require_manager()
+    pool = visible_pools(request.access).get_or_404(pk=pool_id)
+    form = PoolForm(request.POST or None, initial={"config": pool.config, "active": pool.active})
+    if request.method == "POST" and form.is_valid():
+        try:
+            update_pool(request.access, pool, **form.cleaned_data)
+        except RenseiError as refusal:
+            form.refuse(refusal)
+        else:
+            messages.success(request, f"The pool {pool.name} was saved.")
+            return redirect("console:capacity", request.access.org.slug)
+    own = {name: driver for name, driver in DRIVERS.items() if name == pool.provider_id}
+    context = {"form": form, "pool": pool, "live": capacities.live_on(pool), "settings": _settings_of(own)}
+    return render(request, "console/pool.html", context, status=form.status)
+
+
+@require_http_methods(["GET", "HEAD", "POST"])
+@page
+def pool_delete(request: PageRequest, pool_id: str) -> HttpResponse:
+    request.access.require_manager()
+    pool = visible_pools(request.access).get_or_404(pk=pool_id)
+    if request.method == "POST":
+        return attempt(
+            request,
+            lambda: remove_pool(request.access, pool),
+            done=f"The pool {pool.name} was deleted.",
+            back="capacity",
+        )
+    text = "Dispatches that name it are refused from then on. Its runs and its costs stay."
+    if live := capacities.live_on(pool):
+        text += (
+            f" {live} run{pluralize(live)} of it {pluralize(live, 'is,are')} under way or waiting. Those under way go"
+            " on. Those that wait for a sandbox in a cloud fail when it is their turn."
+        )
+    return confirm(
+        request, title=f"Delete the pool {pool.name}?", text=text, action="Delete", section="Capacity", back="capacity"
+    )
+
+
+def _settings_of(drivers: Mapping[str, type[Cloud]]) -> list[tuple[str, str, str, str]]:
+    """List provider, name, default and rule of each setting that pools of these drivers have."""
+    return [
+        (driver.name, name, json.dumps(setting.default), setting.reason)
+        for driver in drivers.values()
+        for name, setting in driver.settings.items()
+    ]
 
 
 # Machines

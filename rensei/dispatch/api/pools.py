@@ -39,6 +39,7 @@ class Pools(Listed):
         name = Text(whole(services.POOL_NAME.pattern), max_length=63)
         provider_id = serializers.ChoiceField(choices=CapacityPool.Provider.choices)
         config = JSONDocument("PoolConfig", POOL_CONFIG, default=dict)
+        active = serializers.BooleanField(default=True)
 
     def post(self, request: Request) -> Response:
         """Add a capacity pool."""
@@ -50,8 +51,8 @@ class PoolDetail(Changed, Removed):
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
     does = {
         "GET": "Show one capacity pool.",
-        "PATCH": "Switch a capacity pool on or off. Runs that were dispatched to it go on.",
-        "DELETE": "Remove a capacity pool. Runs that name it keep its name.",
+        "PATCH": "Switch a capacity pool on or off, or replace its settings. Runs that were dispatched to it go on.",
+        "DELETE": "Remove a capacity pool. Runs keep its name; those that wait for a sandbox in a cloud fail.",
     }
     Answer = PoolAnswer
     rows = staticmethod(queries.visible_pools)
@@ -59,4 +60,5 @@ class PoolDetail(Changed, Removed):
     remove = staticmethod(services.remove_pool)
 
     class Body(CamelSerializer):
-        active = serializers.BooleanField()
+        active = serializers.BooleanField(required=False)
+        config = JSONDocument("PoolConfig", POOL_CONFIG, required=False)

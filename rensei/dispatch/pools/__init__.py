@@ -1,6 +1,6 @@
 """Capacity pools by name, and the capacity providers that have a driver on this server."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,19 +99,24 @@ def find_pool(org: Org, name: str) -> Pool:
     if row is None and name not in CapacityPool.Provider.values:
         raise NoEligiblePool(reason=f"There is no pool '{name}'.")
     provider_id, config = (name, {}) if row is None else (row.provider_id, row.config)
-    return Pool(name=name, provider_id=provider_id, config=config, refusal=refusal_of(org, provider_id))
+    connected = accounts.connected(org) if provider_id in accounts.CLOUDS else ()
+    return Pool(name=name, provider_id=provider_id, config=config, refusal=refusal_of(provider_id, connected=connected))
 
 
-def refusal_of(org: Org, provider_id: str) -> RenseiError | None:
-    """Return the refusal of a dispatch to a capacity provider that this server cannot use now for an organization."""
+def refusal_of(provider_id: str, *, connected: Collection[str]) -> RenseiError | None:
+    """
+    Return the refusal of a dispatch to a capacity provider that this server cannot use now for an organization.
+
+    :param connected: the clouds in which the organization has an account
+    """
     if provider_id in accounts.CLOUDS:
-        return _refusal_of_cloud(org, provider_id)
+        return _refusal_of_cloud(provider_id, is_connected=provider_id in connected)
     reason = "" if provider_id == LOCAL else _no_sandboxes(provider_id)
     return NoEligiblePool(reason=reason) if reason else None
 
 
-def _refusal_of_cloud(org: Org, provider_id: str) -> RenseiError | None:
-    if not accounts.is_connected(org, provider_id):
+def _refusal_of_cloud(provider_id: str, *, is_connected: bool) -> RenseiError | None:
+    if not is_connected:
         return NoEligiblePool(
             reason=f"No account at {CAPACITY[provider_id].display_name} is connected. An owner or admin connects one "
             "under Integrations, with Add Provider."

@@ -69,8 +69,10 @@ def _fault_of(url: str) -> str:
     return ""
 
 
-def is_connected(org: Org, provider_id: str) -> bool:
-    return _connected(org, provider_id) is not None
+def connected(org: Org) -> frozenset[str]:
+    """Return the clouds in which an organization has connected an account."""
+    found = Integration.objects.for_org(org).filter(provider__in=CLOUDS, is_default=True)
+    return frozenset(found.values_list("provider", flat=True))
 
 
 def open_key(org: Org, provider_id: str, *, why: Why) -> Credential | None:
