@@ -1,8 +1,8 @@
 """
 What the drivers of all clouds have in common.
 
-A sandbox reaches the host of this server and no other. The provider adds the token of the run to its requests outside
-of it, so that it holds no credential.
+A sandbox reaches the host of this server, and those that its pool allows. The provider adds the token of the run to its
+requests to this server, outside of it, so that it holds no credential.
 """
 
 import asyncio
@@ -36,6 +36,12 @@ REQUEST_SECONDS_MAX = limit(
     what="Wait for an answer of the API of a capacity provider",
     told="the run: it ends with `SANDBOX_NOT_CREATED`",
 )
+HOSTS_MAX = limit(
+    20, "hosts", what="Hosts that the sandboxes of a pool may reach", told="the caller: 400 `VALIDATION_FAILED`"
+)
+# No wildcards, and no addresses: the last label has no digits only.
+_HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_HOST_CHARACTERS = 253
 LIST_PAGES_MAX = 100
 ORDER_SECONDS = 2.0
 WORKSPACE = "/workspace"
@@ -99,6 +105,19 @@ def name(shape: re.Pattern[str], *, default: str, reason: str) -> Setting:
         is_valid=lambda value: isinstance(value, str) and shape.fullmatch(value) is not None,
         reason=reason,
     )
+
+
+def hosts() -> Setting:
+    """Hosts that a sandbox may reach besides this server, by their public names: an address says not who is there."""
+    return Setting(
+        default=(), is_valid=_are_hosts, reason=f"It is a list of at most {HOSTS_MAX} public names of hosts."
+    )
+
+
+def _are_hosts(value: Any) -> bool:
+    if not isinstance(value, list | tuple) or len(value) > HOSTS_MAX:
+        return False
+    return all(isinstance(each, str) and len(each) <= _HOST_CHARACTERS and _HOST.fullmatch(each) for each in value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,7 +278,7 @@ class Cloud(ABC):
 
     @property
     def host(self) -> str:
-        """The one host that a sandbox may reach."""
+        """The host that a sandbox calls with its token."""
         return urlsplit(self.account.server_url).hostname or ""
 
     @property

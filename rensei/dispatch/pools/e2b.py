@@ -55,6 +55,7 @@ class E2B(Cloud):
     settings = {
         image: cloud.name(_TEMPLATE, default="base", reason="It is the name or the id of a template at E2B."),
         "lifetimeSeconds": cloud.number(cloud.SECONDS_MIN, SECONDS_MAX, default=3600),
+        "egress": cloud.hosts(),
     }
 
     def box(self, box_id: str, token: Secret, **limits: Any) -> CloudBox:
@@ -107,7 +108,7 @@ class E2B(Cloud):
             "metadata": self.tags_of(box_id),
             "network": {
                 "allowPublicTraffic": False,
-                "allowOut": [self.host],
+                "allowOut": list(dict.fromkeys([self.host, *self.account.config["egress"]])),
                 "denyOut": ["0.0.0.0/0"],
                 "rules": {self.host: [{"transform": {"headers": added}}]},
             },
