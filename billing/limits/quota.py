@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 
-from django.db import connection
 from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from billing.limits import shared_spending
 from billing.limits.shared_spending import PLATFORM, Spending
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
-from rensei.core.bulk import delete_all, insert_all
+from rensei.core.bulk import Statement, delete_all, execute_each, insert_all
 from rensei.core.errors import RenseiError, Said
 from rensei.core.money import dollars
 from rensei.core.periods import start_of, written
@@ -64,15 +63,9 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
     """
     assert_open()
     day = now.astimezone(UTC).date()
-    # The amount is held first: the platform's row is locked before that of any organization.
-    too_dear = _hold_amounts(org_id=org_id, day=day, picodollars=picodollars)
-    run_ids = [run_id for run_id in picodollars if run_id not in too_dear]
-    taken = run_ids
-    if run_ids and not _take(org_id=org_id, day=day, count=len(run_ids)):
-        SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
-        taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
-        given_back = sum(picodollars[run_id] for run_id in set(run_ids) - set(taken))
-        shared_spending.settle(day=day, released={org_id: given_back}, spent={})
+    taken, too_dear = list(picodollars), dict[str, Spending]()
+    if not _take_together(org_id=org_id, day=day, picodollars=picodollars):
+        taken, too_dear = _take_one_by_one(org_id=org_id, day=day, picodollars=picodollars)
     holds = [
         Hold(run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now) for run_id in taken
     ]
@@ -87,15 +80,39 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
     }
 
 
-def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> dict[str, Spending]:
-    """Hold what runs may cost, together or one by one. Returns the refused runs, each with the limit it exceeds."""
-    if shared_spending.take(org_id=org_id, day=day, picodollars=sum(picodollars.values())) is None:
-        return {}
-    met = {
-        run_id: shared_spending.take(org_id=org_id, day=day, picodollars=amount)
-        for run_id, amount in picodollars.items()
-    }
-    return {run_id: spending for run_id, spending in met.items() if spending is not None}
+def _take_together(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> bool:
+    """Take all runs in one round trip to the database, or none. An organization's first ones of a day are not taken."""
+    amount, count = sum(picodollars.values()), len(picodollars)
+    # The amount is held first: the platform's row is locked before that of any organization.
+    *held, has_taken = execute_each(
+        [
+            *shared_spending.taking(org_id=org_id, day=day, picodollars=amount),
+            _taking(org_id=org_id, day=day, count=count),
+        ]
+    )
+    if all(held) and has_taken:
+        return True
+    shared_spending.give_back(org_id=org_id, day=day, picodollars=amount, held=held)
+    if has_taken:
+        execute_each([_releasing(org_id=org_id, day=day, released=count, used=0)])
+    return False
+
+
+def _take_one_by_one(
+    *, org_id: str, day: date, picodollars: Mapping[str, int]
+) -> tuple[list[str], dict[str, Spending]]:
+    """Return the runs that were taken, and those that cost too much, each with the limit that it exceeds."""
+    SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
+    taken, too_dear = [], {}
+    for run_id, amount in picodollars.items():
+        spending = shared_spending.take(org_id=org_id, day=day, picodollars=amount)
+        if spending is not None:
+            too_dear[run_id] = spending
+        elif execute_each([_taking(org_id=org_id, day=day, count=1)]) == [1]:
+            taken.append(run_id)
+        else:
+            shared_spending.settle(day=day, released={org_id: amount}, spent={})
+    return taken, too_dear
 
 
 def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[CostEvent] = ()) -> None:
@@ -114,9 +131,12 @@ def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[C
     _settle_amounts({run_id: (org_id, int(amount)) for run_id, org_id, _, amount in holds}, lines, now=now)
     released = Counter((org_id, day) for _, org_id, day, _ in holds)
     used = Counter((org_id, day) for run_id, org_id, day, _ in holds if spent[run_id])
-    for org_id, day in sorted(released):
-        with connection.cursor() as cursor:
-            cursor.execute(_RELEASE, [released[org_id, day], used[org_id, day], org_id, day.isoformat()])
+    execute_each(
+        [
+            _releasing(org_id=org_id, day=day, released=released[org_id, day], used=used[org_id, day])
+            for org_id, day in sorted(released)
+        ]
+    )
 
 
 def _settle_amounts(holds: Mapping[str, tuple[str, int]], lines: Sequence[CostEvent], *, now: datetime) -> None:
@@ -166,10 +186,12 @@ def limit_of(org_id: str | OuterRef) -> Coalesce:
     )
 
 
-def _take(*, org_id: str, day: date, count: int) -> bool:
-    with connection.cursor() as cursor:
-        cursor.execute(_TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()})
-        return bool(cursor.rowcount)
+def _taking(*, org_id: str, day: date, count: int) -> Statement:
+    return _TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()}
+
+
+def _releasing(*, org_id: str, day: date, released: int, used: int) -> Statement:
+    return _RELEASE, {"org_id": org_id, "day": day.isoformat(), "released": released, "used": used}
 
 
 @cache
@@ -187,7 +209,10 @@ _TAKE = """
         %(default)s
     )
 """
-_RELEASE = "UPDATE billing_sharedusage SET held = held - %s, used = used + %s WHERE org_id = %s AND day = %s"
+_RELEASE = """
+    UPDATE billing_sharedusage SET held = held - %(released)s, used = used + %(used)s
+    WHERE org_id = %(org_id)s AND day = %(day)s
+"""
 
 
 def _read(*, org_id: str, now: datetime) -> SharedQuota:
