@@ -8,7 +8,7 @@ import pytest
 from django.db import connection, transaction
 
 from billing.integrity import reconciliation
-from billing.limits.quota import SharedQuotaExceeded, release_holds, take_shared_run
+from billing.limits.quota import SharedQuotaExceeded, release_holds, take_shared_run, take_shared_runs
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedSpending, SharedUsage
 from rensei.core.auth_modes import AuthMode
 from rensei.core.money import dollars
@@ -119,6 +119,25 @@ class TestTake:
         take(acme, "run_3", 3, now=NOON + timedelta(days=1))
 
         assert rows() == {"all": (0, 5), "acme": (0, 5)}
+
+
+class TestAGroup:
+    @pytest.mark.parametrize("full", ["org", "platform", "runs"])
+    def test_takes_what_fits_where_one_of_the_limits_does_not_hold_all(
+        self, acme: Org, amounts: Any, full: str
+    ) -> None:
+        most = {"org": 50, "platform": 50, "runs": 50, full: 2}
+        amounts(org=most["org"], platform=most["platform"])
+        Entitlement.objects.filter(org=acme).update(shared_runs_per_day=most["runs"])
+        wanted = {f"run_{number}": DOLLAR for number in range(3)}
+
+        with transaction.atomic():
+            refused = take_shared_runs(org_id=acme.pk, picodollars=wanted, now=NOON)
+
+        assert list(refused) == ["run_2"]
+        assert rows() == {"all": (0, 2), "acme": (0, 2)}
+        assert list(Hold.objects.order_by("run_id").values_list("run_id", flat=True)) == ["run_0", "run_1"]
+        assert SharedUsage.objects.get().held == 2
 
 
 class TestEnd:
