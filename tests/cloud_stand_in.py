@@ -14,6 +14,7 @@ import datetime
 import os
 import secrets
 import shutil
+import signal
 import ssl
 import subprocess
 import tempfile
@@ -272,7 +273,7 @@ class StandIn:
         box.is_dead = True
         for command in box.commands.values():
             if command.poll() is None:
-                command.kill()
+                _kill_whole(command)
         for command in box.commands.values():
             await asyncio.to_thread(command.wait)
         if box.edge is not None:
@@ -377,6 +378,18 @@ def send_signal(command: "subprocess.Popen[bytes]", number: int) -> None:
         os.kill(first, number)
 
 
+def _kill_whole(command: "subprocess.Popen[bytes]") -> None:
+    """
+    Kill a command that may have been started just now. It is stopped before, so that its first process is known or does
+    not come to be: what bubblewrap starts dies with it only from a moment later on.
+    """
+    os.kill(command.pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, command.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    for first in _children(command.pid):
+        os.kill(first, signal.SIGKILL)
+    command.kill()
+
+
 def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
         return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -391,10 +404,12 @@ async def output_of(command: "subprocess.Popen[bytes]") -> AsyncIterator[tuple[s
     async def read(name: str, pipe: Any) -> None:
         reader = asyncio.StreamReader()
         transport, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), pipe)
-        while piece := await reader.read(32 * 1024):
-            await pieces.put((name, piece))
-        transport.close()
-        await pieces.put(None)
+        try:
+            while piece := await reader.read(32 * 1024):
+                await pieces.put((name, piece))
+        finally:
+            transport.close()
+            await pieces.put(None)
 
     reading = [
         asyncio.ensure_future(read(name, pipe))
