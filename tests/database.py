@@ -113,6 +113,8 @@ def django_db_setup(migrated: str, django_db_blocker: Any) -> Iterator[None]:
     worker = os.environ.get("PYTEST_XDIST_WORKER")
     with django_db_blocker.unblock():
         _use(_copy(migrated, worker or "copy"))
+        if connection.vendor == "postgresql":
+            _create_function()
     yield
     with django_db_blocker.unblock():
         _end_other_sessions()
@@ -154,12 +156,27 @@ def _empty_after_each_test_that_committed() -> Iterator[None]:
         yield
 
 
+def _create_function() -> None:
+    """PostgreSQL plans the statements of a function once. To plan one on all tables took longer than to run it."""
+    looks = (f"IF EXISTS (SELECT 1 FROM {name}) THEN RETURN NEXT '{name}'; END IF;" for name in _tables())
+    with connection.cursor() as cursor:
+        # Where nothing looks that lists the tables.
+        cursor.execute("CREATE SCHEMA kept")
+        cursor.execute(
+            "CREATE FUNCTION kept.written_tables() RETURNS SETOF text LANGUAGE plpgsql "
+            f"AS $$ BEGIN {' '.join(looks)} END $$"
+        )
+
+
 def _empty_database() -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         if connection.vendor == "postgresql":
             # What still writes, such as a server, ends first. SQLite has one writer at a time anyway.
             cursor.execute(f"LOCK TABLE {', '.join(_tables())} IN ACCESS EXCLUSIVE MODE")
-        cursor.execute(" UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables()))
+            cursor.execute("SELECT * FROM kept.written_tables()")
+        else:
+            looks = (f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM {name})" for name in _tables())
+            cursor.execute(" UNION ALL ".join(looks))
         written = {name for (name,) in cursor.fetchall()}
         # The ledger, the audit log and their seals refuse to be emptied, but for this.
         with triggers_lifted(sorted(written & set(LEDGER_TABLES))):
@@ -182,9 +199,14 @@ def _catalog_rows(django_db_setup: None, django_db_blocker: Any) -> CatalogRows:
     """Load the catalog once, and keep what it wrote: to load it takes longer than most tests that need it."""
     with django_db_blocker.unblock(), connection.cursor() as cursor:
         load_catalog()
-        inserts = []
+        inserts: list[tuple[str, list[Any]]] = []
         for model in CATALOG:
             table = model._meta.db_table
+            if connection.vendor == "postgresql":
+                # It copies rows from a table in a seventh of the time that it takes to receive them.
+                cursor.execute(f"CREATE TABLE kept.{table} AS SELECT * FROM {table} ORDER BY id")
+                inserts.append((f"INSERT INTO {table} SELECT * FROM kept.{table}", [()]))
+                continue
             cursor.execute(f"SELECT * FROM {table} ORDER BY id")
             names, places = [column[0] for column in cursor.description], ["%s"] * len(cursor.description)
             statement = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join(places)})"
