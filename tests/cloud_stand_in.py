@@ -14,7 +14,6 @@ import datetime
 import os
 import secrets
 import shutil
-import signal
 import ssl
 import subprocess
 import tempfile
@@ -28,6 +27,7 @@ from typing import Any, ClassVar, TypeVar
 import aiohttp
 from aiohttp import web
 
+from rensei.dispatch.pools.bubblewrap import children_of, kill_whole
 from tests.certificates import make_certificate
 from tests.servers import LOOPBACK
 
@@ -272,10 +272,7 @@ class StandIn:
     async def _kill(self, box: Box) -> None:
         box.is_dead = True
         for command in box.commands.values():
-            if command.poll() is None:
-                _kill_whole(command)
-        for command in box.commands.values():
-            await asyncio.to_thread(command.wait)
+            await asyncio.to_thread(kill_whole, command)
         if box.edge is not None:
             await box.edge.cleanup()
         shutil.rmtree(box.folder, ignore_errors=True)
@@ -374,26 +371,8 @@ def time_of(seconds: float) -> str:
 
 def send_signal(command: "subprocess.Popen[bytes]", number: int) -> None:
     """Send a signal to the first process of a command, which passes it on."""
-    for first in _children(command.pid):
+    for first in children_of(command.pid):
         os.kill(first, number)
-
-
-def _kill_whole(command: "subprocess.Popen[bytes]") -> None:
-    """
-    Kill a command that may have been started just now. It is stopped before, so that its first process is known or does
-    not come to be: what bubblewrap starts dies with it only from a moment later on.
-    """
-    os.kill(command.pid, signal.SIGSTOP)
-    os.waitid(os.P_PID, command.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    for first in _children(command.pid):
-        os.kill(first, signal.SIGKILL)
-    command.kill()
-
-
-def _children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
 
 
 async def output_of(command: "subprocess.Popen[bytes]") -> AsyncIterator[tuple[str, bytes]]:

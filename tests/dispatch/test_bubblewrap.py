@@ -6,8 +6,11 @@ import json
 import os
 import re
 import secrets
+import select
 import socket
+import subprocess
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -256,3 +259,20 @@ def _commands() -> list[str]:
         with contextlib.suppress(OSError):
             found.append(entry.read_text())
     return found
+
+
+@pytest.mark.usefixtures("_can_isolate")
+class TestTheEnd:
+    def test_of_a_sandbox_that_starts_at_that_moment_leaves_nothing(self) -> None:
+        """What is left holds the pipe of its output."""
+        for step in range(24):
+            options = ["--unshare-all", "--die-with-parent", "--ro-bind", "/", "/"]
+            started = subprocess.Popen(["bwrap", *options, "--", "sleep", "30"], stdout=subprocess.PIPE)
+            assert started.stdout is not None
+            time.sleep(step % 12 * 0.0007)
+
+            bubblewrap.kill_whole(started)
+
+            ended, _, _ = select.select([started.stdout], [], [], 5)
+            started.stdout.close()
+            assert ended

@@ -347,9 +347,7 @@ class LocalBox:
         """Kill everything in the sandbox, and remove its folder. What fails of it is logged, and swept later."""
         try:
             if self._process is not None:
-                if self._process.poll() is None:
-                    self._process.send_signal(signal.SIGKILL)
-                await asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+                await asyncio.get_running_loop().run_in_executor(None, kill_whole, self._process)
                 assert self._process.stdout is not None
                 self._process.stdout.close()
             await self.relay.close()
@@ -431,6 +429,29 @@ def _without_local() -> list[str]:
 def _expendable() -> Sequence[str]:
     """The command before one that should wait for the server's turn, and be killed first where memory ends."""
     return ["nice", "-n", "19", *(["choom", "-n", "1000", "--"] if shutil.which("choom") else [])]
+
+
+def kill_whole(process: "subprocess.Popen[bytes]") -> None:
+    """
+    Kill bubblewrap and what it has started, which may be at that moment.
+
+    The first process of a sandbox dies with bubblewrap only from a moment after its start on. So bubblewrap is stopped
+    before: then its children are known, and no more come to be.
+    """
+    if process.poll() is None:
+        process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        for child in children_of(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+        process.kill()
+    process.wait()
+
+
+def children_of(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
 
 
 @contextlib.contextmanager
