@@ -543,6 +543,26 @@ class TestAWorkerThatDies:
             assert finish(run).state == Run.State.SUCCEEDED
         assert_explained(simulator)
 
+    def test_before_the_line_of_its_sandbox_leaves_one(
+        self, byok: Any, dispatch: Any, running: Sandboxes, cloud: StandIn, simulator: Any
+    ) -> None:
+        run = dispatch("Hello.")
+        die_at("before-the-line-commits", plant=plant_death, work=carry_the_next)
+
+        run.refresh_from_db()
+        assert (run.state, cloud.live()) == (Run.State.SUCCEEDED, [])
+        # The end of the sandbox and its line are one transaction.
+        assert (Sandbox.objects.get().ended_at, CostEvent.objects.filter(kind="capacity").count()) == (None, 0)
+        Sandbox.objects.update(created_at=database_now() - timedelta(minutes=3))
+        _sweep(running)
+        _sweep(running)
+
+        line = CostEvent.objects.get(kind="capacity")
+        # When it was destroyed, the dead worker alone knew.
+        assert (line.run_id, line.estimated) == (run.id, True)
+        assert (line.amount_picodollars is None) == (cloud.provider == "vercel")
+        assert_explained(simulator)
+
     def test_leaves_those_of_others(
         self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, cloud: StandIn, connect: Any
     ) -> None:

@@ -1,11 +1,14 @@
 """A worker is killed at each point of a run in a sandbox: no sandbox is left, and log and ledger agree."""
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from billing.ledger import roll_ups
+from billing.models import CostEvent
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import agents, run_tokens
@@ -20,7 +23,7 @@ from rensei.dispatch.settlement import settle
 from rensei.orgs.access import Access
 from tests.dispatch.reconcile import assert_explained
 from tests.dispatch.test_crashes import let_leases_run_out
-from tests.dying import die_after, die_at, die_before
+from tests.dying import die, die_after, die_at, die_before
 from tests.gateway.server import Server
 from tests.waiting import wait_until
 
@@ -52,10 +55,21 @@ def plant_death(point: str) -> None:
             Sandboxes._is_calling = die_before(Sandboxes._is_calling)
         case "before-the-end-commits":
             settle._tell = die_before(settle._tell)
+        case "before-the-line-commits":
+            roll_ups.add = _dying_with_capacity(roll_ups.add)
         case "after-the-end":
             settle.write = die_after(settle.write)
         case _:
             raise ValueError(point)
+
+
+def _dying_with_capacity(add: Callable[[list[CostEvent]], None]) -> Callable[[list[CostEvent]], None]:
+    def add_or_die(lines: list[CostEvent]) -> None:
+        if any(line.kind == CostEvent.Kind.CAPACITY for line in lines):
+            die()
+        add(lines)
+
+    return add_or_die
 
 
 def carry_the_next() -> None:
