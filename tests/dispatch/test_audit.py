@@ -38,12 +38,12 @@ from rensei.core.usage import Usage
 from rensei.dispatch import services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.models import Attempt, LedgerAudit, Run
+from rensei.dispatch.models import Attempt, LedgerAudit, Run, Sandbox
 from rensei.dispatch.settlement import audit, settle
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.billing.ledger_triggers import triggers_lifted
-from tests.billing.record import record_charges
+from tests.billing.record import capacity_line, record_charges
 from tests.dispatch.losing import lose
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -206,6 +206,32 @@ class TestDifferences:
 
         (difference,) = audit.differences()
         assert (difference.kind, difference.org) == ("stray-line", ledger["byok"].org_id)
+
+    def test_name_a_sandbox_without_its_line_and_a_line_without_its_sandbox(self, ledger: dict[str, Run]) -> None:
+        run, now = ledger["byok"], database_now()
+        box = Sandbox.objects.create(
+            org=run.org,
+            run=run,
+            epoch=1,
+            pool="e2b",
+            provider_id="e2b",
+            token_digest=run.id,
+            calls_left=0,
+            vcpus=2,
+            memory_mib=512,
+            created_at=now - timedelta(seconds=90),
+            ended_at=now,
+        )
+        assert kinds() == ["capacity-line"]
+
+        capacity_line(run.org, run_id=run.id, sandbox_id=box.id)
+        assert kinds() == []
+
+        Sandbox.objects.update(memory_mib=1024, ended_at=now + timedelta(seconds=1))
+        assert set(kinds()) == {"capacity-price", "capacity-seconds"}
+
+        box.delete()
+        assert kinds() == ["stray-line"]
 
     def test_name_a_changed_amount(self, ledger: dict[str, Run]) -> None:
         charge = CostEvent.objects.get(run_id=ledger["metered"].id)

@@ -42,7 +42,7 @@ from rensei.core.usage import Usage
 from rensei.dispatch.models import Attempt, LedgerAudit, Run, Sandbox
 from rensei.dispatch.settlement import capacity_use
 from rensei.dispatch.settlement.served import find_served, with_search_price
-from rensei.orgs.models import SpendCap
+from rensei.orgs.models import Org, SpendCap
 
 PAGE = 500
 # The maximum number of differences stored with the result. `manage.py audit_ledger` lists all of them.
@@ -124,6 +124,7 @@ def differences() -> Iterator[Difference]:
         shared_holds = {hold.run_id: hold for hold in Hold.objects.all()}
         budget_holds = {hold.run_id: hold for hold in BudgetHold.objects.all()}
         cap_holds = {hold.run_id: hold for hold in CapHold.objects.all()}
+        deleted = set(Org.objects.exclude(deleting_at=None).values_list("pk", flat=True))
         held_of_caps: Counter[str] = Counter()
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         unread: list[Difference] = []
@@ -132,7 +133,13 @@ def differences() -> Iterator[Difference]:
                 of_calls = [line for line in lines if line.kind != CostEvent.Kind.CAPACITY]
                 of_capacity = [line for line in lines if line.kind == CostEvent.Kind.CAPACITY]
                 yield from as_far_as_readable(_run(run, attempts, of_calls), org=run.org_id, place=run.id)
-                yield from as_far_as_readable(_capacity(run, boxes, of_capacity), org=run.org_id, place=run.id)
+                # The sandboxes of an organization that is deleted go, and its lines stay.
+                if run.org_id not in deleted:
+                    yield from as_far_as_readable(_boxes(run, boxes, of_capacity), org=run.org_id, place=run.id)
+                for line in of_capacity:
+                    yield from as_far_as_readable(
+                        reconciliation.capacity_differences(line), org=run.org_id, place=line.id
+                    )
                 yield from _shared_hold(run, shared_holds.pop(run.id, None))
                 yield from _budget_hold(run, budget_holds.pop(run.id, None))
                 cap_hold = cap_holds.pop(run.id, None)
@@ -268,15 +275,11 @@ def _with_factors(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Ite
                 yield with_search_price(run, prices)
 
 
-def _capacity(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[Difference]:
-    """
-    Compare the sandboxes of a run that a capacity provider charges for with their lines.
-
-    The sandboxes of an organization that was deleted are gone, and its lines stay.
-    """
+def _boxes(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[Difference]:
+    """Compare the sandboxes of a run that a capacity provider charges for with their lines."""
     by_box = {line.attempt_id: line for line in lines}
     for box in boxes:
-        line = by_box.get(box.id)
+        line = by_box.pop(box.id, None)
         if box.ended_at is None or line is None:
             is_charged = box.ended_at is not None and capacity_use.size_of(box) is not None
             if is_charged or line is not None:
@@ -291,8 +294,8 @@ def _capacity(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterato
         for name, right, found in facts:
             if found != right:
                 yield _difference(f"capacity-{name}", run.org_id, line.id, right, found)
-    for line in lines:
-        yield from reconciliation.capacity_differences(line)
+    for stray in by_box.values():
+        yield _difference("stray-line", stray.org_id, stray.id, f"a sandbox of {run.id}", stray.attempt_id)
 
 
 def _totals(run: Run, lines: list[CostEvent]) -> Iterator[Difference]:
