@@ -35,7 +35,7 @@ class TestTheLibrary:
                 execution_time_limit=60,
                 persistent=False,
                 tags={"of": "test"},
-                network_policy=library.NetworkPolicy.custom(allow={"rensei.example.com": [allowed]}),
+                network_policy=library.NetworkPolicy.custom(allow={"rensei.example.com": [allowed], "pypi.org": []}),
                 resources=library.SandboxResources(vcpus=4),
                 destroy=False,
             )
@@ -56,7 +56,7 @@ class TestTheLibrary:
             query = library.SandboxQueryByCreatedAt(tag=library.TagFilter(key="of", value="test"))
             assert [found.name async for found in client.query_sandboxes(query=query)] == ["box-1"]
             (held,) = vercel.live()
-            assert (held.rules, held.seconds) == ({"rensei.example.com": {"X-Added": "yes"}}, 60)
+            assert (held.rules, held.seconds) == ({"rensei.example.com": {"X-Added": "yes"}, "pypi.org": {}}, 60)
             await box.destroy()
             with pytest.raises(library.SandboxApiError) as gone:
                 await client.get_sandbox(name="box-2")

@@ -68,6 +68,7 @@ class Vercel(Cloud):
         ),
         # Each plan allows the default.
         "lifetimeSeconds": cloud.number(cloud.SECONDS_MIN, SECONDS_MAX, default=2700),
+        "egress": cloud.hosts(),
         "vcpus": cloud.Setting(
             default=2,
             is_valid=lambda value: type(value) is int and value in VCPUS,
@@ -137,7 +138,12 @@ class Vercel(Cloud):
             "timeout": 1000 * self.seconds,
             "resources": {"vcpus": self.account.config["vcpus"]},
             "persistent": False,
-            "networkPolicy": {"allow": {self.host: [{"transform": [{"headers": added}]}]}},
+            "networkPolicy": {
+                "allow": {
+                    **{host: [] for host in self.account.config["egress"]},
+                    self.host: [{"transform": [{"headers": added}]}],
+                }
+            },
             "tags": self.tags_of(box_id),
         }
         status, _, made = await self.ask("POST", self.path(_NEW_PATH), json=new, expected={HTTPStatus.CONFLICT})
