@@ -351,10 +351,13 @@ class Sandbox(models.Model):
     # The gateway's last refusal before a call, and the first for the run's cost. A worker's relay knows them itself.
     refusal = models.JSONField(null=True)
     cap_refusal = models.JSONField(null=True)
-    # Of a sandbox in a cloud: the integration whose key made it, and what is charged for, once that is known.
+    # Of a sandbox in a cloud: the integration whose key made it, and the workspace of that at the time.
     credential_id = models.CharField(max_length=40, blank=True, default="", db_default="")
+    workspace_id = models.CharField(max_length=120, blank=True, default="", db_default="")
+    # What is charged for, once that is known.
     vcpus = models.PositiveSmallIntegerField(null=True)
     memory_mib = models.PositiveIntegerField(null=True)
+    second_picodollars = models.PositiveBigIntegerField(null=True)
 
     objects = OrgScopedQuerySet.as_manager()
 

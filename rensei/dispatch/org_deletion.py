@@ -52,7 +52,9 @@ from rensei.core.errors import FieldError
 from rensei.core.later import later
 from rensei.core.transactions import durable
 from rensei.dispatch import services
-from rensei.dispatch.models import Attempt, Run, RunChunk, RunFile, RunInput
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunFile, RunInput, Sandbox
+from rensei.dispatch.pools.accounts import CLOUDS
+from rensei.dispatch.settlement import capacity_use
 from rensei.orgs import locks, storage
 from rensei.orgs.access import Access
 from rensei.orgs.models import Host, Membership, Org, Project, Role, StoredBytes
@@ -168,6 +170,7 @@ def _steps(org: Org) -> Iterator[None]:
     is_live = Run.objects.for_org(org).live().exists()
     if is_live or org.deleting_at is None or database_now() < org.deleting_at + KNOWN_TO_ALL:
         return
+    yield from _end_sandboxes(org)
     yield from _empty_runs(org)
     yield from _delete_rest(org, staying=STAYING | OF_KEYS if has_keys else STAYING)
     if has_keys:
@@ -206,6 +209,18 @@ def _cancel_runs(org: Org) -> Iterator[None]:
     live = Run.objects.for_org(org).live()
     for run in live.filter(Q(cancel_requested_at=None) | Q(state=Run.State.QUEUED)).order_by("id")[:BATCH]:
         services.request_cancel(run)
+        yield
+
+
+def _end_sandboxes(org: Org) -> Iterator[None]:
+    """
+    Write the lines of sandboxes in clouds whose worker died: their rows go, and what they may have cost stays.
+
+    They end by themselves soon after the deadline of their run. The keys that could end them are destroyed.
+    """
+    left = Sandbox.objects.for_org(org).filter(ended_at=None, provider_id__in=CLOUDS).order_by("id")
+    while batch := list(left.select_related("run__project")[:BATCH]):
+        capacity_use.end_left(batch, {})
         yield
 
 

@@ -93,13 +93,14 @@ def issue(
     request: bytes | None,
     seconds_max: float | None = None,
     credential_id: str = "",
+    workspace_id: str = "",
 ) -> tuple[Sandbox, Secret] | None:
     """
     Write the row of a run's sandbox, with a token for it, before the sandbox is created.
 
     :param request: the one that it may make; None for an agent, which writes its own
     :param seconds_max: how long it may call, if that is less than its run may
-    :param credential_id: the integration whose key makes it
+    :param credential_id: the integration whose key makes it, in the workspace `workspace_id`
     Returns None if the worker no longer holds the run.
     """
     token = Secret(TOKEN_PREFIX + secrets.token_hex(32))
@@ -115,6 +116,7 @@ def issue(
             pool=run.pool,
             provider_id=provider_id,
             credential_id=credential_id,
+            workspace_id=workspace_id,
             token_digest=token_digest(token.reveal()),
             request_digest="" if request is None else request_digest(request),
             calls_left=agents.CALLS_MAX if run.is_agent else CALLS_MAX,

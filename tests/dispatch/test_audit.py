@@ -27,6 +27,7 @@ from billing.models import (
     UsageDaily,
 )
 from billing.statements import statements
+from integrations.capacity import prices
 from integrations.keys import platform
 from rensei import worker
 from rensei.core.clock import database_now
@@ -207,7 +208,9 @@ class TestDifferences:
         (difference,) = audit.differences()
         assert (difference.kind, difference.org) == ("stray-line", ledger["byok"].org_id)
 
-    def test_name_a_sandbox_without_its_line_and_a_line_without_its_sandbox(self, ledger: dict[str, Run]) -> None:
+    def test_name_a_sandbox_without_its_line_and_a_line_without_its_sandbox(
+        self, ledger: dict[str, Run], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         run, now = ledger["byok"], database_now()
         box = Sandbox.objects.create(
             org=run.org,
@@ -219,15 +222,18 @@ class TestDifferences:
             calls_left=0,
             vcpus=2,
             memory_mib=512,
+            second_picodollars=30_250_000,
             created_at=now - timedelta(seconds=90),
             ended_at=now,
         )
         assert kinds() == ["capacity-line"]
 
         capacity_line(run.org, run_id=run.id, sandbox_id=box.id)
+        # A list of prices that is added later, for a time before, changes no line.
+        monkeypatch.setattr(prices, "second_picodollars", lambda *_, **__: 1)
         assert kinds() == []
 
-        Sandbox.objects.update(memory_mib=1024, ended_at=now + timedelta(seconds=1))
+        Sandbox.objects.update(second_picodollars=1, ended_at=now + timedelta(seconds=1))
         assert set(kinds()) == {"capacity-price", "capacity-seconds"}
 
         box.delete()

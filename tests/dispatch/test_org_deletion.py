@@ -33,7 +33,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import org_deletion
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.models import Attempt, Run, RunChunk, RunInput, SearchEntry
+from rensei.dispatch.models import Attempt, Run, RunChunk, RunInput, Sandbox, SearchEntry
 from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import audit
 from rensei.orgs import entering, services, storage
@@ -153,6 +153,20 @@ class TestAnOwner:
         assert worker.count_stored_bytes() == {}
         assert [str(one) for one in audit.differences()] == []
         assert_explained(simulator)
+
+    def test_has_a_line_for_a_sandbox_that_a_dead_worker_left(self, lived_in: Run, ada_access: Access) -> None:
+        Sandbox.objects.create(
+            org=ada_access.org, run=lived_in, epoch=1, pool="e2b", provider_id="e2b", token_digest="x", calls_left=0,
+            vcpus=2, memory_mib=512, second_picodollars=30_250_000, created_at=database_now() - timedelta(seconds=90),
+        )  # fmt: skip
+
+        delete(ada_access)
+
+        line = CostEvent.objects.get(kind="capacity")
+        assert (line.estimated, line.sandbox_seconds >= 90) == (True, True)
+        assert line.amount_picodollars == line.sandbox_seconds * 30_250_000
+        assert not Sandbox.objects.exists()
+        assert [str(one) for one in audit.differences()] == []
 
     def test_leaves_no_text_of_an_attempt(self, lived_in: Run, ada_access: Access) -> None:
         Attempt.objects.update(error={"code": "PROVIDER_ERROR", "detail": "Anthropic says: the sea.", "fix": ""})

@@ -23,6 +23,8 @@ from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import one_call, reaper, sandboxes
 from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run, Sandbox
+from rensei.dispatch.pools import cloud as clouds
+from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.orgs.access import Access
 from tests.cloud_stand_in import WITHOUT_PYTHON, Fault, StandIn
 from tests.dispatch.reconcile import assert_explained
@@ -104,12 +106,24 @@ class TestARun:
         assert_explained(simulator)
 
     def test_has_a_line_for_the_seconds_of_its_sandbox(
-        self, metered: Any, account: Integration, dispatch: Any, finish: Any, cloud: StandIn, simulator: Any
+        self,
+        metered: Any,
+        account: Integration,
+        dispatch: Any,
+        finish: Any,
+        cloud: StandIn,
+        simulator: Any,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        end, began = sandboxes._finish, []
+        monkeypatch.setattr(sandboxes, "_finish", lambda *run: (began.append(database_now()), end(*run)))
+
         run = finish(dispatch("Hello."))
 
         line, provider = CostEvent.objects.get(kind="capacity"), cloud.provider
         box = run.sandboxes.get()
+        # Its seconds end when it is destroyed, and not after what the run waits for then.
+        assert box.ended_at < began[0]
         seconds = math.ceil((box.ended_at - box.created_at).total_seconds())
         assert (line.run_id, line.attempt_id, line.pool_id, line.credential_id) == (
             run.id,
@@ -128,10 +142,22 @@ class TestARun:
         assert run.amount_picodollars == CostEvent.objects.of_calls().get().amount_picodollars
         assert_explained(simulator)
 
+    @pytest.mark.parametrize("says", ["an error", "nothing"])
     def test_has_no_price_for_a_sandbox_of_unknown_size(
-        self, byok: Any, dispatch: Any, finish: Any, cloud: StandIn, simulator: Any
+        self,
+        byok: Any,
+        dispatch: Any,
+        finish: Any,
+        cloud: StandIn,
+        simulator: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        says: str,
     ) -> None:
-        cloud.faults.append(Fault(on="show", does=500, times=2))
+        if says == "an error":
+            cloud.faults.append(Fault(on="show", does=500, times=2))
+        else:
+            monkeypatch.setattr(clouds, "ORDER_SECONDS", 0.05)
+            monkeypatch.setattr(DRIVERS[cloud.provider], "size", lambda *_: asyncio.sleep(60))
 
         finish(dispatch("Hello."))
 
@@ -564,7 +590,7 @@ class TestAWorkerThatDies:
         assert_explained(simulator)
 
     def test_leaves_those_of_others(
-        self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, cloud: StandIn, connect: Any
+        self, byok: Any, ada_access: Access, account: Integration, dispatch: Any, running: Sandboxes, cloud: StandIn
     ) -> None:
         run = dispatch("[[reply 400 words]] [[slow 0.05]]")
         running.start_next()
@@ -572,22 +598,39 @@ class TestAWorkerThatDies:
         (box,) = cloud.live()
         dead = dispatch("Hello.")
         services.cancel_run(ada_access, dead)
-        Sandbox.objects.create(
+        row = Sandbox.objects.create(
             org=dead.org,
             run=dead,
             epoch=1,
             pool=cloud.provider,
             provider_id=cloud.provider,
+            credential_id=account.id,
+            workspace_id=cloud.workspace_id,
             token_digest="x",
             calls_left=0,
             created_at=database_now() - timedelta(hours=1),
         )
-        left = cloud.copy(box, row_id=Sandbox.objects.get(run=dead).id)
+        left = cloud.copy(box, row_id=row.id)
 
+        # Where another account would be asked, it is not known whether the sandbox lives.
+        for other in ({"credential_id": "int_removed"}, {"workspace_id": "team_1/prj_former"}):
+            was = Sandbox.objects.filter(id=row.id).values(*other).get()
+            Sandbox.objects.filter(id=row.id).update(**other)
+            _sweep(running)
+            assert (left.is_dead, Sandbox.objects.get(id=row.id).ended_at) == (False, None)
+            Sandbox.objects.filter(id=row.id).update(**was)
+        integrations.add_integration(
+            ada_access,
+            provider=cloud.provider,
+            api_key=Secret(next(key for key in cloud.keys if key != cloud.key)),
+            workspace_id=cloud.workspace_id,
+            is_default=True,
+        )
         _sweep(running)
 
         assert cloud.live() == [box]
         assert left.is_dead
+        assert Sandbox.objects.get(id=row.id).ended_at is not None
         services.cancel_run(ada_access, run)
         wait_until(lambda: not running._running, what="the end")
 

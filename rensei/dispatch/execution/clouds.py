@@ -79,12 +79,12 @@ class Clouds:
             .select_related("org", "run__project")
             .order_by("id")
         )
-        # Those whose account cannot be opened any more have ended by themselves.
+        # Those whose account cannot be opened any more have ended by themselves. Until then their rows are left.
         capacity_use.end_left(left.filter(created_at__lt=now - LONGEST_LIFE)[:LEFT_AT_ONCE], {})
         rows = left.filter(created_at__lt=now - LEFT_AFTER)
-        by_account: dict[tuple[str, str], list[Sandbox]] = {}
+        by_account: dict[tuple[str, str, str], list[Sandbox]] = {}
         for row in rows[:LEFT_AT_ONCE]:
-            by_account.setdefault((row.org_id, row.provider_id), []).append(row)
+            by_account.setdefault((row.org_id, row.credential_id, row.workspace_id), []).append(row)
         found = ((_place_left(of[0]), of) for of in by_account.values())
         return [(place, of) for place, of in found if place is not None]
 
@@ -111,9 +111,13 @@ def _place(run: Run) -> Place:
 
 
 def _place_left(row: Sandbox) -> Place | None:
-    """Open the account of a sandbox that may have been left; None if it is not possible now."""
+    """
+    Open the account in which a sandbox may have been left; None if it is not possible now.
+
+    It need not be the one in use today: in the list of another one a sandbox that lives on would be missing.
+    """
     try:
-        key = accounts.open_key(row.org, row.provider_id, why=Why(reason=Reason.DISPATCH, run_id=row.run_id))
+        key = accounts.open_key_of(row, why=Why(reason=Reason.DISPATCH, run_id=row.run_id))
     except RenseiError as fault:
         logger.warning("account_not_opened", org_id=row.org_id, code=fault.code)
         return None

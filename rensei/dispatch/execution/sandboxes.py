@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from datetime import timedelta
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -181,6 +182,7 @@ class Sandboxes:
             run,
             provider_id=self._driver.provider_id if place is None else place.provider_id,
             credential_id="" if place is None else place.key.id,
+            workspace_id="" if place is None else place.key.workspace_id,
             request=setup.request,
             seconds_max=work.seconds_max,
         )
@@ -208,6 +210,7 @@ class Sandboxes:
             fault = caught
         finally:
             is_gone = await box.destroy()
+            gone_at = time.monotonic()
         self._leave(claim)
         if fault is not None and place is not None:
             try:
@@ -232,7 +235,8 @@ class Sandboxes:
             )
             await self._in_thread(_finish, run, work, ended)
         if is_gone:
-            await self._in_thread(capacity_use.end, sandbox, box.made)
+            gone_for = timedelta(seconds=time.monotonic() - gone_at)
+            await self._in_thread(capacity_use.end, sandbox, box.made, gone_for=gone_for)
 
     async def _note_made(self, sandbox: Sandbox, box: Box) -> None:
         """Keep the size of a sandbox, by which it is charged for also if this worker dies."""

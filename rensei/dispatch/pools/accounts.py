@@ -13,6 +13,7 @@ from integrations.models import Integration
 from integrations.providers.base import Credential
 from integrations.vault.openings import Why
 from rensei.core.errors import RenseiError, Said
+from rensei.dispatch.models import Sandbox
 from rensei.dispatch.pools.cloud import Account, Cloud
 from rensei.dispatch.pools.e2b import E2B
 from rensei.dispatch.pools.vercel import Vercel
@@ -82,6 +83,19 @@ def open_key(org: Org, provider_id: str, *, why: Why) -> Credential | None:
     :raises CredentialUnreadable: if the vault cannot open it now
     """
     integration = _connected(org, provider_id)
+    return None if integration is None else integrations.open_integration(integration, why=why)
+
+
+def open_key_of(sandbox: Sandbox, *, why: Why) -> Credential | None:
+    """
+    Open the key that made a sandbox. None if it is no longer connected, or for another workspace by now.
+
+    :raises CredentialUnreadable: if the vault cannot open it now
+    """
+    found = Integration.objects.for_org(sandbox.org).filter(
+        id=sandbox.credential_id, provider=sandbox.provider_id, workspace_id=sandbox.workspace_id
+    )
+    integration = found.select_related("org").first()
     return None if integration is None else integrations.open_integration(integration, why=why)
 
 

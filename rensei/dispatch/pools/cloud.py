@@ -236,10 +236,11 @@ class Cloud(ABC):
                 await self.remove(external_id)
 
     async def size_of(self, external_id: str) -> Size | None:
-        """Return what the provider allots to a sandbox; None if it does not say now."""
+        """Return what the provider allots to a sandbox; None if it does not say now: nothing may wait for it long."""
         try:
-            return await self.size(external_id)
-        except (SandboxFault, Passing):
+            async with asyncio.timeout(ORDER_SECONDS):
+                return await self.size(external_id)
+        except (SandboxFault, Passing, TimeoutError):
             return None
 
     async def end(self, external_id: str) -> None:

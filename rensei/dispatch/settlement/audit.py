@@ -289,7 +289,7 @@ def _boxes(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[D
         facts: list[tuple[str, object, object]] = [
             ("organization", run.org_id, line.org_id),
             ("seconds", capacity_use.seconds_of(box, ended_at=box.ended_at), line.sandbox_seconds),
-            ("price", capacity_use.price_of(box, capacity_use.size_of(box)), line.sandbox_second_picodollars),
+            ("price", box.second_picodollars, line.sandbox_second_picodollars),
         ]
         for name, right, found in facts:
             if found != right:

@@ -29,16 +29,18 @@ class _End:
 
 def note_size(sandbox: Sandbox, size: Size) -> None:
     """Keep the size of a sandbox that exists, so that its price is known also after the death of its worker."""
-    Sandbox.objects.filter(id=sandbox.id).update(vcpus=size.vcpus, memory_mib=size.memory_mib)
+    # What has ended has a line, which this must not contradict.
+    Sandbox.objects.filter(id=sandbox.id, ended_at=None).update(**_sized(sandbox, size))
 
 
-def end(sandbox: Sandbox, made: Made | None) -> None:
+def end(sandbox: Sandbox, made: Made | None, *, gone_for: timedelta = timedelta()) -> None:
     """
-    Mark a sandbox as ended that its worker has just seen to be gone.
+    Mark a sandbox as ended that its worker has seen to be gone.
 
     :param made: what the provider has created; None if nothing is charged for
+    :param gone_for: how long ago that was
     """
-    _write([_End(sandbox=sandbox, ended_at=database_now(), made=made, is_seen=True)])
+    _write([_End(sandbox=sandbox, ended_at=database_now() - gone_for, made=made, is_seen=True)])
 
 
 def end_left(sandboxes: Iterable[Sandbox], existing: Mapping[str, Size | None]) -> None:
@@ -71,11 +73,18 @@ def seconds_of(sandbox: Sandbox, *, ended_at: datetime) -> int:
     return max(0, math.ceil((ended_at - sandbox.created_at).total_seconds()))
 
 
-def price_of(sandbox: Sandbox, size: Size | None) -> int | None:
-    """Return the picodollars of a second when it was created; None: not known."""
+def _price_of(sandbox: Sandbox, size: Size | None) -> int | None:
+    """Return the picodollars of a second: those noted with this size, or those of its creation. None: not known."""
     if size is None:
         return None
+    if size == size_of(sandbox) and sandbox.second_picodollars is not None:
+        return sandbox.second_picodollars
     return prices.second_picodollars(sandbox.provider_id, size, moment=sandbox.created_at)
+
+
+def _sized(sandbox: Sandbox, size: Size) -> dict[str, int | None]:
+    price = _price_of(sandbox, size)
+    return {"vcpus": size.vcpus, "memory_mib": size.memory_mib, "second_picodollars": price}
 
 
 def _write(ends: Iterable[_End]) -> None:
@@ -93,7 +102,7 @@ def _end_row(ending: _End) -> int:
     becomes: dict[str, object] = {"ended_at": ending.ended_at}
     size = ending.made.size if ending.made else None
     if size is not None:
-        becomes |= {"vcpus": size.vcpus, "memory_mib": size.memory_mib}
+        becomes |= _sized(ending.sandbox, size)
     return Sandbox.objects.filter(id=ending.sandbox.id, ended_at=None).update(**becomes)
 
 
@@ -111,7 +120,7 @@ def _use(ending: _End, *, now: datetime) -> capacity.SandboxUse:
         provider=sandbox.provider_id,
         credential_id=sandbox.credential_id,
         seconds=seconds_of(sandbox, ended_at=ending.ended_at),
-        second_picodollars=price_of(sandbox, ending.made.size),
+        second_picodollars=_price_of(sandbox, ending.made.size),
         estimated=not ending.is_seen,
         occurred_at=now,
     )
