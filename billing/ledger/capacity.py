@@ -4,10 +4,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
+from django.db.models import Count
+
 from billing.models import CostEvent
 from rensei.core.auth_modes import AuthMode, Payer
 from rensei.core.transactions import assert_open
+from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.models import OrgScopedQuerySet
+
+CLASS_BEGINNING = "capacity."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +37,16 @@ class SandboxUse:
     occurred_at: datetime
 
 
-@dataclass(kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class PoolCost:
     """What the sandboxes of one pool have cost in a period. `unpriced` counts those without an amount."""
 
     pool: str
     provider: str
-    sandboxes: int = 0
-    seconds: int = 0
-    unpriced: int = 0
-    amount_picodollars: int = 0
+    sandboxes: int
+    seconds: int
+    unpriced: int
+    amount_picodollars: int
 
     @property
     def known_picodollars(self) -> int | None:
@@ -51,7 +56,7 @@ class PoolCost:
 
 def billing_class_of(provider: str) -> str:
     """Return the class of the lines of a capacity provider. It takes the place of their model."""
-    return f"capacity.{provider}"
+    return f"{CLASS_BEGINNING}{provider}"
 
 
 def write_lines(uses: Iterable[SandboxUse]) -> list[CostEvent]:
@@ -92,16 +97,31 @@ def _line(use: SandboxUse) -> CostEvent:
     )
 
 
-def costs_by_pool(lines: OrgScopedQuerySet[CostEvent], *, since: datetime) -> dict[str, PoolCost]:
-    """Sum the lines of capacity since a moment by pool. A pool that was removed keeps its sum."""
-    found: dict[str, PoolCost] = {}
-    rows = lines.filter(kind=CostEvent.Kind.CAPACITY, occurred_at__gte=since).order_by("pool_id")
-    # Added here and not by the database: SQLite has no integers beyond 2^63.
-    columns = ("pool_id", "provider", "sandbox_seconds", "amount_picodollars")
-    for pool, provider, seconds, amount in rows.values_list(*columns).iterator(chunk_size=2000):
-        sums = found.setdefault(pool, PoolCost(pool=pool, provider=provider))
-        sums.sandboxes += 1
-        sums.seconds += seconds
-        sums.unpriced += amount is None
-        sums.amount_picodollars += amount or 0
-    return found
+def costs_by_pool(lines: OrgScopedQuerySet[CostEvent], *, since: datetime) -> dict[tuple[str, str], PoolCost]:
+    """
+    Sum the lines of capacity since a moment by the name and the provider of their pool.
+
+    A pool that was removed keeps its sum. Another one may have its name, at another provider.
+    """
+    of_capacity = lines.filter(kind=CostEvent.Kind.CAPACITY, occurred_at__gte=since)
+    sums = (
+        of_capacity.order_by("pool_id", "provider")
+        .values("pool_id", "provider")
+        .annotate(
+            sandboxes=Count("id"),
+            priced=Count("amount_picodollars"),
+            seconds=WholeSum("sandbox_seconds"),
+            amount=WholeSum("amount_picodollars"),
+        )
+    )
+    return {
+        (each["pool_id"], each["provider"]): PoolCost(
+            pool=each["pool_id"],
+            provider=each["provider"],
+            sandboxes=each["sandboxes"],
+            seconds=each["seconds"],
+            unpriced=each["sandboxes"] - each["priced"],
+            amount_picodollars=each["amount"] or 0,
+        )
+        for each in sums
+    }

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Self
 
+from billing.ledger.capacity import CLASS_BEGINNING
 from billing.ledger.roll_ups import SUMS
 from billing.limits.quota import SharedQuota, shared_quota
 from billing.models import CostEvent, UsageDaily
@@ -12,9 +13,11 @@ from rensei.orgs.access import Access
 from rensei.orgs.models import Org, OrgScopedQuerySet, Project
 
 __all__ = [
+    "CAPACITY",
     "GROUPS",
     "SharedQuota",
     "UsageLine",
+    "calls_of_month",
     "days_of",
     "lines_by_day",
     "month_by_mode",
@@ -32,6 +35,9 @@ GROUPS = {
     "project": "project_id",
     "profile": "profile_id",
 }
+
+# The key of sandboxes in clouds beside the auth modes, whose calls they are not.
+CAPACITY = "capacity"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +130,18 @@ def month_by_mode(org: Org, now: datetime, *, project: Project | None = None) ->
     today = now.astimezone(UTC).date()
     lines = usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project)
     return {line.key: line for line in lines}
+
+
+def calls_of_month(org: Org, now: datetime) -> dict[str, UsageLine]:
+    """Sum the calls of the current UTC month for each auth mode, and its sandboxes in clouds as `CAPACITY`."""
+    today = now.astimezone(UTC).date()
+    lines: dict[str, UsageLine] = {}
+    rows = days_of(org, start=today.replace(day=1)).filter(day__lte=today)
+    for row in rows.values("auth_mode", "served_model_id", *SUMS).iterator(chunk_size=2000):
+        key = CAPACITY if row["served_model_id"].startswith(CLASS_BEGINNING) else str(row["auth_mode"])
+        line = UsageLine(key=key, **{name: row[name] for name in SUMS})
+        lines[key] = lines[key] + line if key in lines else line
+    return lines
 
 
 def _in_order(group: str, lines: Iterable[UsageLine]) -> list[UsageLine]:

@@ -12,9 +12,10 @@ from rensei.orgs.models import Org
 
 @dataclass(frozen=True, kw_only=True)
 class MonthFigures:
-    """The month's usage under each auth mode, and the metered budget if there is one."""
+    """The month's calls under each auth mode, its sandboxes, and the metered budget if there is one."""
 
     byok: UsageLine
+    capacity: UsageLine
     metered: UsageLine
     shared: UsageLine
     host_session: UsageLine
@@ -23,10 +24,11 @@ class MonthFigures:
 
 
 def month_figures(org: Org, snapshot: BillingSnapshot) -> MonthFigures:
-    by_mode = reports.month_by_mode(org, snapshot.now)
+    by_mode = reports.calls_of_month(org, snapshot.now)
     lines = {mode: by_mode.get(mode.value, UsageLine(key=mode.value)) for mode in AuthMode}
     return MonthFigures(
         byok=lines[AuthMode.BYOK],
+        capacity=by_mode.get(reports.CAPACITY, UsageLine(key=reports.CAPACITY)),
         metered=lines[AuthMode.METERED],
         shared=lines[AuthMode.SHARED],
         host_session=lines[AuthMode.HOST_SESSION],

@@ -288,7 +288,7 @@ def filter_choices(access: Access, query: Mapping[str, str]) -> dict[str, Any]:
 def _models(org: Org) -> list[tuple[str, str]]:
     """List the models to which the ledger has calls in the last 90 days."""
     since = timezone.now().date() - timedelta(days=90)
-    used = days_of(org, start=since).order_by("served_model_id")
+    used = days_of(org, start=since).filter(calls__gt=0).order_by("served_model_id")
     return [(one, one) for one in used.values_list("served_model_id", flat=True).distinct()[:CHOICES_MAX]]
 
 

@@ -80,8 +80,8 @@ def costs(access: Access, *, window: Window) -> list[PoolCost]:
     return list(costs_by_pool(visible_lines(access), since=since).values())
 
 
-def costs_of_month(access: Access) -> dict[str, PoolCost]:
-    """Sum what the sandboxes of each pool have cost in this UTC month."""
+def costs_of_month(access: Access) -> dict[tuple[str, str], PoolCost]:
+    """Sum what the sandboxes of each pool have cost in this UTC month, by its name and its provider."""
     return costs_by_pool(visible_lines(access), since=start_of(month_of(database_now())))
 
 

@@ -87,12 +87,14 @@ def update_pool(
 
     Runs that were dispatched to it continue; those that have not started get the new settings.
 
-    :raises FieldError: if a setting is invalid
+    :raises FieldError: if a setting is invalid, or nothing is given
     """
     access.require_org_manager()
     if config is not None:
         _check_config(pool.provider_id, config)
     changed = {name: value for name, value in {"active": active, "config": config}.items() if value is not None}
+    if not changed:
+        raise FieldError(pointer="", reason="Give `active`, `config` or both.")
     with durable():
         for name, value in changed.items():
             setattr(pool, name, value)

@@ -10,6 +10,7 @@ from django.conf import settings
 from django.db.models import Count, F, FloatField, Min, OuterRef, Q, QuerySet
 from django.db.models.functions import Cast
 
+from billing.ledger.capacity import CLASS_BEGINNING
 from billing.limits import metered_requests, quota
 from billing.models import BudgetUsage, Entitlement, SharedUsage, UsageDaily
 from catalog.models import CatalogEntry
@@ -140,7 +141,7 @@ def overview() -> Overview:
 
 
 def _modes(now: datetime) -> list[ModeToday]:
-    """Count today's runs by their ids, which sort by time, and add today's cost from the roll-ups."""
+    """Count today's runs by their ids, which sort by time, and add today's cost of calls from the roll-ups."""
     midnight = start_of(now.date())
     today = Run.objects.filter(id__gte=_first_id_of(midnight), created_at__gte=midnight).order_by()
     counted: dict[str, Any] = {
@@ -150,7 +151,9 @@ def _modes(now: datetime) -> list[ModeToday]:
         )
     }
     spent: dict[str, int] = defaultdict(int)
-    rows = UsageDaily.objects.filter(day=now.date()).order_by().values("auth_mode")
+    # Sandboxes in clouds have no calls, and each organization pays its provider for them.
+    of_calls = UsageDaily.objects.filter(day=now.date()).exclude(served_model_id__startswith=CLASS_BEGINNING)
+    rows = of_calls.order_by().values("auth_mode")
     for row in rows.annotate(total=WholeSum("amount_picodollars")):
         spent[row["auth_mode"]] += row["total"]
     return [

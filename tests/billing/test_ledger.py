@@ -435,10 +435,16 @@ class TestALineOfCapacity:
     def test_sums_by_pool(self, acme: Org, eve: User) -> None:
         for pool in ("cloud", "cloud", "e2b"):
             capacity_line(acme, pool=pool)
+        # The name of a pool that was removed is used again, at another provider.
+        capacity_line(acme, pool="cloud", provider="vercel", second_picodollars=None)
         capacity_line(Org.objects.get(slug="evil"))
         capacity_line(acme, occurred_at=NOON - timedelta(seconds=1))
 
         found = capacity.costs_by_pool(CostEvent.objects.for_org(acme), since=NOON)
 
-        assert [(one.pool, one.sandboxes, one.seconds) for one in found.values()] == [("cloud", 2, 180), ("e2b", 1, 90)]
-        assert found["cloud"].known_picodollars == 180 * 30_250_000
+        assert [(*key, one.sandboxes, one.seconds, one.unpriced) for key, one in found.items()] == [
+            ("cloud", "e2b", 2, 180, 0),
+            ("cloud", "vercel", 1, 90, 1),
+            ("e2b", "e2b", 1, 90, 0),
+        ]
+        assert found["cloud", "e2b"].known_picodollars == 180 * 30_250_000

@@ -12,9 +12,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from billing.models import CostEvent
+from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch import agents, services, stored_bytes
-from rensei.dispatch.models import Run, RunFile
+from rensei.dispatch.models import Run, RunFile, Sandbox
 from rensei.dispatch.pools import agent_runner
 from rensei.orgs.models import User
 from tests.billing.record import capacity_line
@@ -23,6 +24,7 @@ from tests.console.agents import DOLLAR, begin, call, definition, finish, offer_
 RUNS = "/o/acme/runs"
 PLAYGROUND = "/o/acme/playground/agent"
 HTMX = {"HX-Request": "true"}
+ASKS = 'hx-trigger="every 1s"'
 ASKED = {
     "kind": "own",
     "pool": "sandbox",
@@ -83,10 +85,17 @@ class TestTheRunOfAnAgent:
         call(agent, number=1)
         finish(agent)
         of_calls = Run.objects.get(id=agent.id).amount_picodollars
+        Run.objects.filter(id=agent.id).update(in_cloud=True)
+        # The line is written after the end of the run, so an open page goes on asking.
+        Sandbox.objects.filter(run=agent).update(ended_at=None)
+        assert ASKS in shown(page, agent)
+        Sandbox.objects.filter(run=agent).update(ended_at=database_now())
         capacity_line(acme, run_id=agent.id)
 
         html = shown(page, agent)
 
+        assert ASKS not in html
+        assert "2 for 1 call and 1 sandbox" in html
         assert "capacity.e2b" in html
         assert "$0.00272" in html
         assert "It is not in the cost above." in html

@@ -101,6 +101,7 @@ class TestAPool:
 
         off = api.patch(f"/api/v1/pools/{pool.id}", {"active": False}).json()
         changed = api.patch(f"/api/v1/pools/{pool.id}", {"config": {"template": "mine"}}).json()
+        assert api.patch(f"/api/v1/pools/{pool.id}", {}).status_code == 400
 
         assert (off["active"], off["config"]) == (False, {"lifetimeSeconds": 120})
         assert (changed["active"], changed["config"]) == (False, {"template": "mine"})
@@ -206,9 +207,21 @@ class TestThePages:
         capacity_line(acme, pool="cloud")
         capacity_line(acme, pool="cloud", second_picodollars=None)
         capacity_line(acme, pool="gone")
+        # The name was that of a pool at another provider before.
+        capacity_line(acme, pool="cloud", provider="vercel", second_picodollars=None)
 
         html = page.get("/o/acme/settings/capacity").content.decode()
 
         assert html.count("$0.00272") == 2
         assert "1 without a price" in html
-        assert "<code>gone</code> $0.00272" in html
+        assert "<code>gone</code> at e2b $0.00272" in html
+        assert "<code>cloud</code> at vercel — (1 without a price)" in html
+
+    def test_have_a_figure_of_their_own_and_are_no_model_of_runs(self, page: Client, acme: Org) -> None:
+        capacity_line(acme)
+
+        html = " ".join(page.get("/o/acme/usage").content.decode().split())
+
+        assert "<dt>You pay capacity providers</dt> <dd> $0.00272" in html
+        assert "<dt>You pay the provider</dt> <dd> $0.00" in html
+        assert "capacity.e2b" not in page.get("/o/acme/runs").content.decode()

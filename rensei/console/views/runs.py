@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -36,6 +37,8 @@ from rensei.workflows.services import nodes_of
 
 # The part of the page of an agent's run that asks for itself until the run has ended.
 AGENT_NOW = "run-now"
+# After the end of a run, how long its page waits for the line of its sandbox.
+LINE_WITHIN = timedelta(minutes=2)
 
 
 @require_safe
@@ -137,7 +140,7 @@ def delete_view(request: PageRequest, view_id: str) -> HttpResponse:
 @require_safe
 @page
 def run(request: PageRequest, run_id: str) -> HttpResponse:
-    """Show one run; htmx requests only its changing part until it ends."""
+    """Show one run; htmx requests only its changing part until it and its sandbox have ended."""
     own = profiles.visible_profiles(request.access).filter(public_id=OuterRef("profile_id"))
     stored = visible_runs(request.access).select_related("created_by", "host")
     found = stored.annotate(has_profile=Exists(own)).get_or_404(pk=run_id)
@@ -149,6 +152,7 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     context = {
         "run": found,
         "ended": ended,
+        "asks_again": not ended or _awaits_line(found),
         "now": database_now(),
         "repeatable": repeatable(visible_runs(request.access).filter(pk=found.pk)).exists(),
         "node": _node_of(found),
@@ -164,6 +168,12 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     asked = getattr(found, "input", None)
     context["asked"] = asked_of(asked.body) if asked else []
     return render(request, "console/run.html", context)
+
+
+def _awaits_line(ended: Run) -> bool:
+    """Return whether the line of a run's sandbox is due: it is written soon after the end of the run."""
+    is_due = ended.in_cloud and ended.finished_at is not None and database_now() - ended.finished_at < LINE_WITHIN
+    return is_due and sandboxes_of(ended).filter(ended_at=None).exists()
 
 
 def _of_call(found: Run, events: list[CostEvent], *, ended: bool) -> dict[str, Any]:

@@ -151,7 +151,11 @@ def capacity(request: PageRequest) -> HttpResponse:
     """List the pools on which runs can execute, why some cannot be used now, and what they have cost this month."""
     costs = capacities.costs_of_month(request.access)
     rows = [
-        {"pool": pool, "is_charged": pool.provider_id in CAPACITY, "cost": costs.pop(pool.name, None)}
+        {
+            "pool": pool,
+            "is_charged": pool.provider_id in CAPACITY,
+            "cost": costs.pop((pool.name, pool.provider_id), None),
+        }
         for pool in capacities.of_org(request.access)
     ]
     return render(request, "console/capacity.html", {"rows": rows, "removed": list(costs.values())})
