@@ -27,7 +27,7 @@ from typing import Any, ClassVar, TypeVar
 import aiohttp
 from aiohttp import web
 
-from rensei.dispatch.pools.bubblewrap import children_of, kill_whole
+from rensei.dispatch.pools.bubblewrap import children_of, kill_whole, system_folders
 from tests.certificates import make_certificate
 from tests.servers import LOOPBACK
 
@@ -141,6 +141,7 @@ class StandIn:
         # The kinds of the requests so far.
         self.requests: list[str] = []
         self.page_size = 100
+        self.filters = True
         self.folder = Path(tempfile.mkdtemp(prefix=f"{self.provider}-stand-in-"))
         self.folder.chmod(0o755)
         self._loop = asyncio.new_event_loop()
@@ -193,6 +194,7 @@ class StandIn:
         for kept in (self.boxes, self.faults, self.passed, self.requests, self.hosts):
             kept.clear()
         self.page_size = 100
+        self.filters = True
 
     def close(self) -> None:
         self.reset()
@@ -252,6 +254,9 @@ class StandIn:
         answer = self.refusal(request) or await handler(request)
         if found is not None:
             cut(request)
+        if isinstance(answer, web.Response) and answer.body:
+            # As the edge of a cloud may, if the answer may be compressed.
+            answer.enable_compression()
         return answer
 
     # Sandboxes
@@ -266,8 +271,8 @@ class StandIn:
         return box
 
     def found(self, key: str, tags: Mapping[str, str]) -> list[Box]:
-        """The sandboxes of an account that have these tags, as far as they exist."""
-        return [box for box in self.live() if box.key == key and tags.items() <= box.tags.items()]
+        """The sandboxes of an account that have these tags, as far as they exist, or all of it if it filters none."""
+        return [box for box in self.live() if box.key == key and (not self.filters or tags.items() <= box.tags.items())]
 
     async def _kill(self, box: Box) -> None:
         box.is_dead = True
@@ -275,6 +280,7 @@ class StandIn:
             await asyncio.to_thread(kill_whole, command)
         if box.edge is not None:
             await box.edge.cleanup()
+            box.edge = None
         shutil.rmtree(box.folder, ignore_errors=True)
 
     def run(
@@ -287,12 +293,7 @@ class StandIn:
         options = ["--unshare-all", "--as-pid-1", "--uid", _UID, "--gid", _UID, "--die-with-parent", "--new-session"]
         # For the port below 1024. Network and capability are those of its own namespaces.
         options += ["--cap-add", "CAP_NET_BIND_SERVICE", "--clearenv", "--ro-bind", "/usr", "/usr"]
-        for name in ("bin", "sbin", "lib", "lib64"):
-            if Path("/", name).is_symlink():
-                options += ["--symlink", str(Path("/", name).readlink()), f"/{name}"]
-            elif Path("/", name).is_dir():
-                options += ["--ro-bind", f"/{name}", f"/{name}"]
-        options += ["--proc", "/proc", "--dev", "/dev", "--dir", "/etc/ssl/certs"]
+        options += [*system_folders(), "--proc", "/proc", "--dev", "/dev", "--dir", "/etc/ssl/certs"]
         options += ["--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
         for name in self.folders:
             options += ["--bind", str(box.root / name), f"/{name}"]

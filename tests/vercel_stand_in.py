@@ -1,7 +1,7 @@
 """
 A stand-in for Vercel Sandbox: its REST API on one loopback port, with the output of commands as lines of JSON.
 
-Vercel's own library accepts it too: `tests/dispatch/test_drivers.py`.
+Vercel's own library accepts it too: `tests/dispatch/test_vercel_library.py`.
 """
 
 import asyncio
@@ -177,7 +177,9 @@ class VercelStandIn(StandIn):
         box = self._own(request)
         if box is None:
             return self.error(404, "Not found", code="not_found")
-        assert request.query.get("resume") != "true", "It would start a stopped sandbox anew"
+        if box.is_dead and request.query.get("resume") != "false":
+            box.is_dead = False
+            self.requests.append("revive")
         answer = web.json_response(self._answer(box))
         self.awake.add(box.id)
         return answer

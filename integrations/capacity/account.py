@@ -15,7 +15,6 @@ from rensei.core.errors import FieldError
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 
-REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _TEST_SECONDS = 20.0
 ANSWER_BYTES_MAX = limit(
     1024 * 1024,
@@ -34,7 +33,7 @@ class CapacityAccount:
     """
 
     spec: ProviderSpec
-    refused: Collection[int] = REFUSED
+    refused: Collection[int]
     rejection = ""
 
     def check_key(self, key: Secret, *, base_url: str = "") -> None:

@@ -6,6 +6,7 @@ https://github.com/e2b-dev/infra/tree/main/packages/envd/spec.
 """
 
 from collections.abc import Mapping
+from http import HTTPStatus
 
 from catalog.providers import ProviderSpec
 from integrations.capacity.account import CapacityAccount
@@ -25,12 +26,15 @@ SPEC = ProviderSpec(
 )
 KEY_BEGINNING = "e2b_"
 SANDBOXES_PATH = "/v2/sandboxes"
+# 403 is the answer for a template of another team, or for a team that is blocked: https://github.com/e2b-dev/infra
+REFUSED = frozenset({HTTPStatus.UNAUTHORIZED})
 
 
 class E2BAccount(CapacityAccount):
     """An account at E2B."""
 
     spec = SPEC
+    refused = REFUSED
     rejection = "E2B does not accept this key."
 
     def check_key(self, key: Secret, *, base_url: str = "") -> None:

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urlencode
 
 from catalog.providers import ProviderSpec
-from integrations.capacity.account import REFUSED, CapacityAccount
+from integrations.capacity.account import CapacityAccount
 from integrations.providers.base import Credential, KeyKindRefused
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
@@ -29,6 +29,8 @@ SPEC = ProviderSpec(
     workspace_help="Their ids with a slash between them, as team_…/prj_…: each is in its settings at Vercel.",
 )
 SANDBOXES_PATH = "/v2/sandboxes"
+# 403 is the answer for a token that has expired or is not of the team: https://vercel.com/docs/sdk
+REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 # A token for deployments, which ends within hours, has dots.
 _TOKEN = re.compile(r"[A-Za-z0-9_]+")
 _TEAM_AND_PROJECT = re.compile(r"(team_[A-Za-z0-9]{1,50})/(prj_[A-Za-z0-9]{1,50})")

@@ -7,6 +7,7 @@ import os
 import re
 import secrets
 import select
+import signal
 import socket
 import subprocess
 import tempfile
@@ -276,3 +277,19 @@ class TestTheEnd:
             ended, _, _ = select.select([started.stdout], [], [], 5)
             started.stdout.close()
             assert ended
+
+    def test_may_be_known_to_have_ended_at_that_moment(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Where its exit code is read elsewhere, there is none to wait for."""
+        wait_for = os.waitid
+        ended = subprocess.Popen(["/bin/sleep", "600"])
+
+        def late(*args: int) -> object:
+            ended.kill()
+            ended.wait()
+            return wait_for(*args)
+
+        monkeypatch.setattr(os, "waitid", late)
+
+        bubblewrap.kill_whole(ended)
+
+        assert ended.returncode == -signal.SIGKILL

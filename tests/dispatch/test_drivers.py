@@ -2,28 +2,32 @@
 
 import asyncio
 import secrets
-import threading
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import aiohttp
 import pytest
 
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
+from rensei.dispatch.pools import driver as driver_module
 from rensei.dispatch.pools import vercel as vercel_driver
 from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.bubblewrap import Bubblewrap
-from rensei.dispatch.pools.cloud import Account, CloudBox
+from rensei.dispatch.pools.cloud import Account, CloudBox, open_session
 from rensei.dispatch.pools.driver import Box, Driver, SandboxFault
+from tests import e2b_stand_in
 from tests.cloud_stand_in import Fault, StandIn
 from tests.dispatch.test_bubblewrap import probe
+from tests.e2b_stand_in import E2BStandIn
+from tests.servers import LOOPBACK
 from tests.vercel_stand_in import VercelStandIn
 from tests.waiting import wait_until
 
 PROVIDERS = ["sandbox", "e2b", "vercel"]
 LINES_BYTES_MAX = 100_000
+ENDLESS = "import time; print('begun', flush=True); time.sleep(600)"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -68,7 +72,7 @@ async def drivers(stand_in: StandIn, *, config: dict[str, Any] | None = None, **
         "tags": {"of": "test"},
         "config": driver.complete(config or {}),
     }
-    async with aiohttp.ClientSession() as session:
+    async with open_session() as session:
         yield driver(session, Account(**{**given, **account}), seconds=60)
 
 
@@ -130,7 +134,13 @@ class TestADriver:
         assert list(map(len, with_driver(work))) == [LINES_BYTES_MAX - 1]
 
     @pytest.mark.parametrize(
-        "program", ["print('x' * 200_000)", "for _ in range(200_000): print('x')", "for _ in range(2_000): print()"]
+        "program",
+        [
+            "print('x' * 200_000)",
+            "for _ in range(200_000): print('x')",
+            "for _ in range(2_000): print()",
+            "import sys; sys.stderr.write('x' * 200_000)",
+        ],
     )
     def test_stops_reading_a_flood(self, with_driver: Any, program: str) -> None:
         async def work(driver: Driver) -> None:
@@ -167,7 +177,7 @@ class TestADriver:
         program = """
 import os, pathlib, sys
 found = repr(dict(os.environ)) + " ".join(sys.argv)
-for folder in ("/run", "/workspace", "/tmp", "/home"):
+for folder in ("/run", "/workspace", "/tmp", "/home", "/vercel"):
     for path in pathlib.Path(folder).rglob("*"):
         if path.is_file() and path.name != "program.py":
             found += path.read_text(errors="replace")
@@ -188,6 +198,16 @@ print("rsr_" + "canary" in found)
 class TestACloud:
     """What only a driver of a cloud has to do."""
 
+    def test_keeps_no_cookies(self) -> None:
+        """Organizations share the connections."""
+
+        async def work() -> int:
+            async with open_session() as session:
+                session.cookie_jar.update_cookies({"session": "of one organization"})
+                return len(session.cookie_jar)
+
+        assert asyncio.run(work()) == 0
+
     def test_lists_all_pages(self, stand_in: StandIn) -> None:
         stand_in.page_size = 2
 
@@ -198,6 +218,86 @@ class TestACloud:
                 return len(await driver.list())
 
         assert asyncio.run(work()) == 5
+
+    def test_takes_no_list_for_whole_that_it_reads_in_part(
+        self, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The rows of sandboxes that are not listed are ended."""
+        monkeypatch.setattr(f"rensei.dispatch.pools.{stand_in.provider}.LIST_PAGES_MAX", 1)
+        stand_in.page_size = 1
+
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                await left(driver)
+                stand_in.copy(stand_in.live()[0], row_id="box_other")
+                with pytest.raises(SandboxFault, match="more sandboxes than are read"):
+                    await driver.list()
+
+        asyncio.run(work())
+
+    def test_destroys_the_one_of_the_row_only(self, stand_in: StandIn) -> None:
+        """Whatever its provider lists."""
+
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                await left(driver)
+                stand_in.copy(stand_in.live()[0], row_id="box_other")
+                stand_in.filters = False
+                await driver.destroy("box_other")
+
+        asyncio.run(work())
+        assert [box.tags["rensei-sandbox"] == "box_other" for box in stand_in.live()] == [False]
+
+    def test_puts_no_foreign_id_into_an_address(self, stand_in: StandIn) -> None:
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                await left(driver)
+                (made,) = stand_in.live()
+                made.id = "../sandboxes"
+                made.tags = {**made.tags, "rensei-sandbox": "../sandboxes"}
+                assert await driver.list() == {}
+
+        asyncio.run(work())
+
+    def test_may_have_one_where_none_is_certain(self, stand_in: StandIn) -> None:
+        """A proxy may say that there is no room after the provider has created it."""
+
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                stand_in.faults.append(Fault(on="create", does=503, times=2))
+                box = await driver.create("box_1", token=Secret("rsr_"), request_bytes_max=1, lines_bytes_max=1)
+                with pytest.raises(SandboxFault, match="has no room") as fault:
+                    await box.start(driver.program_of("program.py"), files={})
+                assert fault.value.fault is driver_module.Fault.FULL
+                assert await box.destroy() is False
+
+        asyncio.run(work())
+
+    def test_takes_403_as_its_provider_means_it(self, stand_in: StandIn) -> None:
+        """E2B says it of a template of another team, and Vercel of a token of another."""
+
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                stand_in.faults.append(Fault(on="create", does=403))
+                await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault) as fault:
+            asyncio.run(work())
+
+        kind, said = {
+            "e2b": (driver_module.Fault.NOT_CREATED, "E2B does not create it: A fault was set: 403"),
+            "vercel": (driver_module.Fault.REFUSED, "Vercel does not accept the key of the organization."),
+        }[stand_in.provider]
+        assert (fault.value.fault, fault.value.reason) == (kind, said)
+
+    def test_names_the_image_in_no_other_404(self, stand_in: StandIn) -> None:
+        async def work() -> None:
+            async with drivers(stand_in) as driver:
+                stand_in.faults.append(Fault(on="list", does=404))
+                await driver.list()
+
+        with pytest.raises(SandboxFault, match="refuses a request about it: A fault was set"):
+            asyncio.run(work())
 
     def test_sees_no_sandboxes_of_other_tags_and_keys(self, stand_in: StandIn) -> None:
         async def work() -> list[int]:
@@ -215,19 +315,27 @@ class TestACloud:
         async def work(program: str, *, is_killed: bool = False) -> int | None:
             async with drivers(stand_in) as driver:
                 box = await begun(driver, program)
+                lines = box.follow()
+                assert await anext(lines) == b"begun\n"
                 if is_killed:
-                    threading.Timer(0.2, lambda: stand_in.kill(stand_in.live()[-1])).start()
-                await written(box)
+                    await asyncio.to_thread(stand_in.kill, stand_in.live()[-1])
+                async for _ in lines:
+                    pass
                 return box.exit_code
 
-        assert asyncio.run(work("raise SystemExit(3)")) == 3
+        assert asyncio.run(work("print('begun'); raise SystemExit(3)")) == 3
         with pytest.raises(SandboxFault, match="ended it"):
-            asyncio.run(work("import time; time.sleep(600)", is_killed=True))
+            asyncio.run(work(ENDLESS, is_killed=True))
 
     def test_ends_at_its_lifetime(self, stand_in: StandIn) -> None:
         async def work() -> None:
-            async with drivers(stand_in, config={"lifetimeSeconds": 1}) as driver:
-                await written(await begun(driver, "import time; time.sleep(600)"))
+            async with drivers(stand_in, config={"lifetimeSeconds": 90}) as driver:
+                lines = (await begun(driver, ENDLESS)).follow()
+                await anext(lines)
+                (made,) = stand_in.live()
+                assert made.seconds == 90
+                made.ends_at = 0
+                await anext(lines)
 
         with pytest.raises(SandboxFault, match="ended it"):
             asyncio.run(work())
@@ -254,11 +362,18 @@ class TestACloud:
         asyncio.run(work())
 
     def test_keeps_its_key_out_of_errors(self, stand_in: StandIn) -> None:
-        async def work() -> None:
-            async with drivers(stand_in, api_url="http://127.0.0.1:9") as driver:
-                await begun(driver, "pass")
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"This is not HTTP.\r\n\r\n")
+            writer.close()
 
-        with pytest.raises(SandboxFault) as fault:
+        async def work() -> None:
+            # The error of an answer that cannot be read holds the request.
+            async with await asyncio.start_server(answer, LOOPBACK, 0) as server:
+                port = server.sockets[0].getsockname()[1]
+                async with drivers(stand_in, api_url=f"http://{LOOPBACK}:{port}") as driver:
+                    await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault, match="does not answer") as fault:
             asyncio.run(work())
 
         shown, each = "", fault.value
@@ -305,6 +420,36 @@ class TestACloud:
         assert refusal.value.errors[0]["pointer"] == "/config/egress"
 
 
+class TestE2B:
+    """What the protocol of envd needs beside that."""
+
+    @pytest.mark.parametrize(
+        "event",
+        [b'{"event": {"end": {"exitCode": null}}}', b"[" * 100_000, b"[]", b'{"event": {"data": {"stdout": 1}}}'],
+        ids=["no exit code", "deep", "a list", "no text"],
+    )
+    def test_takes_an_event_of_another_form_for_the_end_of_the_connection(
+        self, e2b: E2BStandIn, monkeypatch: pytest.MonkeyPatch, event: bytes
+    ) -> None:
+        monkeypatch.setattr(e2b_stand_in, "_frame", lambda *_, **__: struct.pack(">BI", 0, len(event)) + event)
+
+        async def work() -> None:
+            async with drivers(e2b) as driver:
+                await written(await begun(driver, "pass"))
+
+        with pytest.raises(SandboxFault, match="or the connection to it was lost"):
+            asyncio.run(work())
+
+    def test_takes_no_redirection_for_success(self, e2b: E2BStandIn) -> None:
+        async def work() -> None:
+            async with drivers(e2b) as driver:
+                e2b.faults.append(Fault(on="write", does=302))
+                await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault, match="It answers with status 302"):
+            asyncio.run(work())
+
+
 class TestVercel:
     """What the interface of Vercel needs beside that."""
 
@@ -341,7 +486,9 @@ class TestVercel:
     def test_starts_no_stopped_sandbox_anew(self, vercel: VercelStandIn) -> None:
         async def work() -> None:
             async with drivers(vercel) as driver:
-                box = await begun(driver, "import time; print('begun', flush=True); time.sleep(600)", for_agent=True)
+                # So it asks again how large it was.
+                vercel.faults.append(Fault(on="show", does=500))
+                box = await begun(driver, ENDLESS, for_agent=True)
                 await anext(aiter(box.follow()))
                 vercel.kill(vercel.live()[0])
                 await box.order_stop()
@@ -349,6 +496,33 @@ class TestVercel:
 
         asyncio.run(work())
         assert (vercel.live(), vercel.requests.count("create")) == ([], 1)
+        assert (vercel.requests.count("show"), "revive" in vercel.requests) == (2, False)
+
+    def test_may_have_one_whose_name_exists(self, vercel: VercelStandIn) -> None:
+        async def work() -> None:
+            async with drivers(vercel) as driver:
+                vercel.faults += [Fault(on="create", does="lost"), Fault(on="show", does=404)]
+                box = await driver.create("box_1", token=Secret("rsr_"), request_bytes_max=1, lines_bytes_max=1)
+                with pytest.raises(SandboxFault):
+                    await box.start(driver.program_of("program.py"), files={})
+                vercel.faults += [Fault(on="show", does=404)] * 2
+                again = await driver.create("box_1", token=Secret("rsr_"), request_bytes_max=1, lines_bytes_max=1)
+                with pytest.raises(SandboxFault, match="refuses a request about it"):
+                    await again.start(driver.program_of("program.py"), files={})
+                await again.destroy()
+
+        asyncio.run(work())
+        assert (vercel.live(), len(vercel.boxes)) == ([], 1)
+
+    def test_tells_why_it_does_not_read_the_output(self, vercel: VercelStandIn) -> None:
+        async def work() -> None:
+            async with drivers(vercel) as driver:
+                box = await begun(driver, ENDLESS)
+                vercel.faults.append(Fault(on="output", does=403))
+                await written(box)
+
+        with pytest.raises(SandboxFault, match="Vercel does not accept the key"):
+            asyncio.run(work())
 
     def test_tells_what_its_plan_does_not_allow(self, vercel: VercelStandIn) -> None:
         async def work() -> None:

@@ -406,7 +406,6 @@ class TestABadDay:
         [
             (401, "POOL_CREDENTIAL_REFUSED"),
             (429, "POOL_FULL"),
-            (503, "POOL_FULL"),
             (404, "SANDBOX_NOT_CREATED"),
         ],
     )
@@ -424,6 +423,17 @@ class TestABadDay:
         assert not CostEvent.objects.exists()
         account.refresh_from_db()
         assert account.status == ("failing" if code == "POOL_CREDENTIAL_REFUSED" else "untested")
+
+    def test_in_which_it_is_not_certain_that_none_is_created(
+        self, byok: Any, dispatch: Any, finish: Any, cloud: StandIn
+    ) -> None:
+        """A proxy may say that there is no room after the provider has created it."""
+        cloud.faults.append(Fault(on="create", does=503, times=2))
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "POOL_FULL")
+        assert run.sandboxes.get().ended_at is None
 
     def test_with_an_answer_that_is_lost_once(self, byok: Any, dispatch: Any, finish: Any, cloud: StandIn) -> None:
         cloud.faults.append(Fault(on="create", does="lost"))

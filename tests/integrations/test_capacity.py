@@ -55,7 +55,6 @@ class TestByRest:
         ("status", "code", "is_conclusive"),
         [
             (401, "KEY_REJECTED", True),
-            (403, "KEY_REJECTED", True),
             (429, "RATE_LIMITED", False),
             (500, "SERVER_ERROR", False),
         ],
@@ -70,6 +69,14 @@ class TestByRest:
 
         assert (verdict["ok"], verdict["code"]) == (False, code)
         assert Integration.objects.get().status == ("failing" if is_conclusive else "untested")
+
+    def test_takes_403_as_its_provider_means_it(self, api: APIClient, stand_in: StandIn) -> None:
+        """At E2B it is about the team or a template; at Vercel it is about the token."""
+        stand_in.faults.append(Fault(on="list", does=403))
+
+        verdict = api.post("/api/v1/integrations/test", new(stand_in)).json()
+
+        assert verdict["code"] == {"e2b": "SERVER_ERROR", "vercel": "KEY_REJECTED"}[stand_in.provider]
 
     def test_tells_that_it_was_not_reached(
         self, api: APIClient, settings: Any, ada_access: Access, stand_in: StandIn

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-import aiohttp
 import structlog
 from django.db.models import F, Q
 
@@ -18,7 +17,7 @@ from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.models import CapacityPool, Run, Sandbox
 from rensei.dispatch.pools import NoEligiblePool, accounts
 from rensei.dispatch.pools.accounts import CLOUDS, DRIVERS
-from rensei.dispatch.pools.cloud import REQUEST_SECONDS_MAX, Account, Cloud
+from rensei.dispatch.pools.cloud import REQUEST_SECONDS_MAX, Account, Cloud, open_session
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 from rensei.dispatch.settlement import capacity_use
 
@@ -58,9 +57,7 @@ class Clouds:
     """The drivers of one worker. Their connections are bound to its event loop."""
 
     def __init__(self) -> None:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), auto_decompress=False, trust_env=False
-        )
+        self._session = open_session()
 
     def driver(self, place: Place, run: Run | None = None, *, seconds: float = 0.0) -> Cloud:
         tags = {} if run is None else {"rensei-run": run.id, "rensei-epoch": str(run.epoch)}

@@ -362,14 +362,7 @@ def _options(socket: Path, *, files: Mapping[str, int], rules: int, room: Room) 
     """The arguments of bubblewrap. They are passed by a file, so that no list of processes shows them."""
     options = ["--unshare-user", "--unshare-all", "--disable-userns", "--uid", str(_UID), "--gid", str(_UID)]
     options += ["--hostname", "sandbox", "--die-with-parent", "--new-session", "--cap-drop", "ALL", "--clearenv"]
-    options += ["--ro-bind", "/usr", "/usr", *_without_local()]
-    # Distributions place these differently: as links into /usr, or as folders.
-    for name in ("bin", "sbin", "lib", "lib64"):
-        path = Path("/", name)
-        if path.is_symlink():
-            options += ["--symlink", str(path.readlink()), str(path)]
-        elif path.is_dir():
-            options += ["--ro-bind", str(path), str(path)]
+    options += ["--ro-bind", "/usr", "/usr", *_without_local(), *system_folders()]
     options += ["--dir", "/etc", "--ro-bind-try", "/etc/alternatives", "/etc/alternatives"]
     options += ["--proc", "/proc", "--dev", "/dev"]
     for path_inside, mib in room.files_mib.items():
@@ -384,6 +377,16 @@ def _options(socket: Path, *, files: Mapping[str, int], rules: int, room: Room) 
         options += ["--ro-bind", str(program), claude_code.INSIDE]
     options += ["--setenv", "PATH", "/usr/local/bin:/usr/bin:/bin", "--setenv", "HOME", room.home]
     return [*options, "--chdir", "/workspace", "--remount-ro", "/", "--seccomp", str(rules)]
+
+
+def system_folders() -> Iterator[str]:
+    """Distributions place these differently: as links into /usr, or as folders."""
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = Path("/", name)
+        if path.is_symlink():
+            yield from ("--symlink", str(path.readlink()), str(path))
+        elif path.is_dir():
+            yield from ("--ro-bind", str(path), str(path))
 
 
 def _descendants(pid: int) -> Iterator[int]:
@@ -440,7 +443,9 @@ def kill_whole(process: "subprocess.Popen[bytes]") -> None:
     """
     if process.poll() is None:
         process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        # Its exit code may have been read meanwhile.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
         for child in children_of(process.pid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(child, signal.SIGKILL)

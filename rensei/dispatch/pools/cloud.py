@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import aiohttp
 import structlog
 
-from integrations.capacity.account import ANSWER_BYTES_MAX, REFUSED
+from integrations.capacity.account import ANSWER_BYTES_MAX
 from integrations.capacity.prices import Size
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
@@ -48,6 +48,8 @@ WORKSPACE = "/workspace"
 # Without anything for so long, a connection is dead.
 SILENT_SECONDS = 150.0
 TAG = "rensei-sandbox"
+# What the id of a row is made of.
+_ROW_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SAID_CHARACTERS = 1000
 _REASON_CHARACTERS = 200
 # What a shell answers where a command is missing, or is none.
@@ -62,11 +64,16 @@ logger = structlog.get_logger(__name__)
 
 
 class Passing(Exception):
-    """It is not known whether the provider has done what it was asked, or it could not for the moment."""
+    """
+    It is not known whether the provider has done what it was asked, or it could not for the moment.
 
-    def __init__(self, reason: str) -> None:
+    `fault` is how a run ends whose sandbox is not created for it.
+    """
+
+    def __init__(self, reason: str, fault: Fault = Fault.NOT_CREATED) -> None:
         super().__init__(reason)
         self.reason = reason
+        self.fault = fault
 
 
 class LineTooLong(Exception):
@@ -145,12 +152,28 @@ class Account:
         return max(self.seconds_max - SECONDS_AFTER, self.seconds_max / 2)
 
 
+def open_session() -> aiohttp.ClientSession:
+    """
+    Open the connections of a worker to all clouds. Organizations share them, so no cookies are kept.
+
+    Lengths are limited as they arrive: no answer may be compressed.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"accept-encoding": "identity"},
+        auto_decompress=False,
+        trust_env=False,
+    )
+
+
 class Cloud(ABC):
     """
     A driver, for one account. It is bound to the event loop of its worker, and to the session of that.
 
     `inside` is the folder of a sandbox's own files. `settings` are those of a pool: `image` is the name of the one that
-    says what a sandbox is made of. A sandbox lives for `seconds_max` at most.
+    says what a sandbox is made of. A sandbox lives for `seconds_max` at most. `refused` are the statuses by which the
+    provider says that the key is wrong.
     """
 
     provider_id: ClassVar[str]
@@ -158,6 +181,7 @@ class Cloud(ABC):
     inside: ClassVar[str]
     settings: ClassVar[Mapping[str, Setting]]
     image: ClassVar[str]
+    refused: ClassVar[Collection[int]]
     seconds_max: ClassVar[int]
 
     def __init__(
@@ -225,9 +249,8 @@ class Cloud(ABC):
     async def list(self) -> Mapping[str, Size | None]:
         """List the sandboxes of this installation and organization by the ids of their rows."""
         with _known():
-            own = self.account.tags.items()
-            found = [each for each in await self.find(self.account.tags) if own <= each.tags.items()]
-            return {each.tags[TAG]: each.size for each in found if isinstance(each.tags.get(TAG), str)}
+            found = await self.find_own(self.account.tags)
+            return {each.tags[TAG]: each.size for each in found if _is_row_id(each.tags.get(TAG))}
 
     async def destroy(self, box_id: str) -> None:
         """Destroy a sandbox by the id of its row: the provider's own may not be known, if its answer was lost."""
@@ -277,6 +300,10 @@ class Cloud(ABC):
 
     # What the drivers use.
 
+    async def find_own(self, tags: Mapping[str, str]) -> Sequence[Found]:
+        """List the sandboxes with these tags, and no others."""
+        return [each for each in await self.find(tags) if tags.items() <= each.tags.items()]
+
     @property
     def host(self) -> str:
         """The host that a sandbox calls with its token."""
@@ -296,6 +323,7 @@ class Cloud(ABC):
         path: str,
         *,
         expected: Collection[int] = (),
+        creates: bool = False,
         headers: Mapping[str, str] | None = None,
         **sent: Any,
     ) -> tuple[int, Mapping[str, str], Any]:
@@ -303,16 +331,14 @@ class Cloud(ABC):
         Make a request with the key of the account, and return the status, the headers and the JSON of the answer.
 
         :param expected: refusals that are returned as well
+        :param creates: whether it asks for a new sandbox
         :raises SandboxFault: if the provider refuses it otherwise
         :raises Passing: if it is not known what the provider did
         """
         async with await self.open(method, self.account.api_url + path, headers=headers, **sent) as answer:
-            try:
-                body = await _read(answer)
-            except CONNECTION_FAULTS:
-                raise Passing(f"{self.name} does not answer.") from None
+            body = await self.read(answer)
             if answer.status not in expected:
-                self.judge(answer.status, body)
+                self.judge(answer.status, body, creates=creates)
             return answer.status, dict(answer.headers), body
 
     async def open(
@@ -323,36 +349,47 @@ class Cloud(ABC):
 
         :raises Passing: if there is none
         """
-        try:
-            given = {"timeout": TIMEOUT, **sent, "headers": {**(headers or {}), **self.signed()}}
+        given = {"timeout": TIMEOUT, **sent, "headers": {**(headers or {}), **self.signed()}}
+        with suppress(*CONNECTION_FAULTS):
             return await self._session.request(method, url, allow_redirects=False, **given)
-        except CONNECTION_FAULTS:
-            # `from None`: the errors hold the request, and with it the key.
-            raise Passing(f"{self.name} does not answer.") from None
+        # Not where it was caught: such an error holds the request, and with it the key.
+        raise Passing(f"{self.name} does not answer.")
 
-    def judge(self, status: int, body: Any) -> None:
+    async def read(self, answer: aiohttp.ClientResponse) -> Any:
+        """
+        Read an answer. None if it is no JSON, or too long.
+
+        :raises Passing: if it breaks off
+        """
+        with suppress(*CONNECTION_FAULTS):
+            return await _read(answer)
+        raise Passing(f"{self.name} does not answer.")
+
+    def judge(self, status: int, body: Any, *, creates: bool = False) -> None:
         """:raises SandboxFault, Passing: if an answer is none to build on"""
         if status >= HTTPStatus.BAD_REQUEST:
-            self._refuse(status, body)
+            self._refuse(status, body, creates=creates)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
             raise Passing(f"{self.name} redirects elsewhere, which is not followed.")
 
-    def _refuse(self, status: int, body: Any) -> NoReturn:
+    def _refuse(self, status: int, body: Any, *, creates: bool) -> NoReturn:
         said = "."
         match body:
             case {"message": str(message)} | {"error": {"message": str(message)}} if message.isprintable():
                 said = f": {message[:_REASON_CHARACTERS]}"
-        if status in REFUSED:
+        if status in self.refused:
             raise SandboxFault(Fault.REFUSED, f"{self.name} does not accept the key of the organization.")
         if status in _FULL:
             raise SandboxFault(Fault.FULL, f"The account at {self.name} has reached a limit{said}")
-        if status == HTTPStatus.NOT_FOUND:
+        if status == HTTPStatus.NOT_FOUND and creates:
             named = self.account.config[self.image]
             raise SandboxFault(Fault.NOT_CREATED, f"{self.name} has no {self.image} '{named}' for this account.")
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            raise SandboxFault(Fault.FULL, f"{self.name} has no room for another sandbox now.")
+            # A proxy may say it after the provider has created one.
+            raise Passing(f"{self.name} has no room for another sandbox now.", Fault.FULL)
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} does not create it{said}")
+            does = "does not create it" if creates else "refuses a request about it"
+            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} {does}{said}")
         raise Passing(f"{self.name} answers with status {status}.")
 
 
@@ -397,7 +434,7 @@ class CloudBox(ABC):
             self._may_exist = False
             raise
         except Passing as fault:
-            raise SandboxFault(Fault.NOT_CREATED, fault.reason) from fault
+            raise SandboxFault(fault.fault, fault.reason) from fault
         self.made = Made()
         self._token = Secret("")
         inside = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
@@ -429,9 +466,7 @@ class CloudBox(ABC):
         """
         try:
             async for line in lines_of(self.output(), bytes_max=self._line_bytes_max):
-                self._lines_bytes_left -= max(len(line), LINE_BYTES_MIN)
-                if self._lines_bytes_left < 0:
-                    raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
+                self._count(len(line))
                 yield line
         except LineTooLong:
             raise SandboxFault(Fault.DEAD, "Its program wrote too long a line.") from None
@@ -471,8 +506,19 @@ class CloudBox(ABC):
         return True
 
     def hear(self, said: str) -> None:
-        """Keep the end of what the program writes to its standard error."""
+        """
+        Keep the end of what the program writes to its standard error.
+
+        :raises SandboxFault: if it writes too much
+        """
+        self._count(len(said.encode(errors="replace")))
         self._said = (self._said + said)[-SAID_CHARACTERS:]
+
+    def _count(self, written: int) -> None:
+        """:raises SandboxFault: if its program has written more than it may"""
+        self._lines_bytes_left -= max(written, LINE_BYTES_MIN)
+        if self._lines_bytes_left < 0:
+            raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
 
     # What each driver does by itself. It raises `SandboxFault` and `Passing` as `Cloud` does.
 
@@ -503,6 +549,10 @@ def size_in(row: Any, *, vcpus: str, memory_mib: str) -> Size | None:
         case (int(processors), int(memory)) if processors > 0 and memory > 0:
             return Size(vcpus=processors, memory_mib=memory)
     return None
+
+
+def _is_row_id(tag: Any) -> bool:
+    return isinstance(tag, str) and _ROW_ID.fullmatch(tag) is not None
 
 
 @contextmanager
@@ -545,5 +595,5 @@ async def _read(answer: aiohttp.ClientResponse) -> Any:
             return None
     try:
         return json.loads(read) if read else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None

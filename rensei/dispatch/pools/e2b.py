@@ -11,6 +11,7 @@ import json
 import re
 import struct
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
@@ -40,6 +41,8 @@ _USER = "user"
 _KEEPALIVE_SECONDS = 50
 _FRAME_BYTES_MAX = 8 * 1024 * 1024
 _LAST = 0b10
+# What reading an event raises that is not as the protocol has it.
+_NOT_OF_ENVD = (ValueError, AttributeError, TypeError, RecursionError)
 _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
@@ -51,6 +54,7 @@ class E2B(Cloud):
     name = account_api.SPEC.display_name
     inside = "/run/rensei"
     image = "template"
+    refused = account_api.REFUSED
     seconds_max = SECONDS_MAX
     settings = {
         image: cloud.name(_TEMPLATE, default="base", reason="It is the name or the id of a template at E2B."),
@@ -65,7 +69,7 @@ class E2B(Cloud):
         return account_api.signed(self.account.key)
 
     async def ids_of(self, box_id: str) -> Sequence[str]:
-        return [found.external_id for found in await self.find({**self.account.tags, TAG: box_id})]
+        return [found.external_id for found in await self.find_own({**self.account.tags, TAG: box_id})]
 
     async def find(self, tags: Mapping[str, str]) -> Sequence[Found]:
         found: list[Found] = []
@@ -79,13 +83,13 @@ class E2B(Cloud):
                 raise Passing("E2B gave a list that is not known.")
             for row in rows:
                 match row:
-                    case {"sandboxID": str(external_id), "metadata": dict(of_it)}:
+                    case {"sandboxID": str(external_id), "metadata": dict(of_it)} if _ID.fullmatch(external_id):
                         found.append(Found(external_id=external_id, tags=of_it, size=_size_in(row)))
             following = headers.get("x-next-token") or headers.get("X-Next-Token")
             if not following:
-                break
+                return found
             query["nextToken"] = following
-        return found
+        raise Passing("E2B lists more sandboxes than are read.")
 
     async def size(self, external_id: str) -> Size | None:
         # The answer to the creation does not have it.
@@ -114,7 +118,7 @@ class E2B(Cloud):
             },
         }
         headers = {"idempotency-key": box_id.replace("_", "-").lower()}
-        _, _, made = await self.ask("POST", SANDBOXES_PATH, json=new, headers=headers)
+        _, _, made = await self.ask("POST", SANDBOXES_PATH, json=new, headers=headers, creates=True)
         return Running.of(made, self.account.api_url)
 
     async def envd(self, running: "Running", path: str, **sent: Any) -> aiohttp.ClientResponse:
@@ -124,11 +128,12 @@ class E2B(Cloud):
         :raises SandboxFault: if the sandbox does not answer, or refuses
         """
         given = {"timeout": cloud.TIMEOUT, **sent, "headers": {**running.headers, **sent.get("headers", {})}}
-        try:
+        answer: aiohttp.ClientResponse | None = None
+        with suppress(*cloud.CONNECTION_FAULTS):
             answer = await self._session.post(running.url + path, allow_redirects=False, **given)
-        except cloud.CONNECTION_FAULTS:
-            raise SandboxFault(Fault.DEAD, "It does not answer.") from None
-        if answer.status >= HTTPStatus.BAD_REQUEST:
+        if answer is None:
+            raise SandboxFault(Fault.DEAD, "It does not answer.")
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
             status = answer.status
             answer.close()
             raise SandboxFault(Fault.DEAD, f"It answers with status {status}.")
@@ -241,7 +246,7 @@ class E2BBox(CloudBox):
                     case {"end": dict(end)}:
                         # A zero is left out.
                         self.exit_code = int(end.get("exitCode", 0))
-        except (*cloud.CONNECTION_FAULTS, asyncio.IncompleteReadError, ValueError, AttributeError):
+        except (*cloud.CONNECTION_FAULTS, asyncio.IncompleteReadError, *_NOT_OF_ENVD):
             pass
         finally:
             self._stream.close()

@@ -40,6 +40,7 @@ _NEW_PATH = "/v3/sandboxes"
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:@-]{0,199}")
 _ID = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _ENDED = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_ENDED_IT = "Vercel ended it."
 # How long it may take from its creation until it runs, and how often that is looked at.
 _READY_SECONDS = 60.0
 _LOOK_SECONDS, _LOOK_SECONDS_MAX = 0.05, 0.5
@@ -61,6 +62,7 @@ class Vercel(Cloud):
     # In the folder of the user that has every image of Vercel's.
     inside = "/vercel/sandbox/rensei"
     image = "image"
+    refused = account_api.REFUSED
     seconds_max = SECONDS_MAX
     settings = {
         image: cloud.name(
@@ -104,14 +106,14 @@ class Vercel(Cloud):
                     raise Passing("Vercel gave a list that is not known.")
             for row in rows:
                 match row:
-                    case {"name": str(name), "tags": dict(of_it)}:
+                    case {"name": str(name), "tags": dict(of_it)} if _ID.fullmatch(name):
                         found.append(Found(external_id=name, tags=of_it, size=_size_in(row)))
             match listed:
                 case {"pagination": {"next": str(following)}}:
                     query["cursor"] = following
                 case _:
-                    break
-        return found
+                    return found
+        raise Passing("Vercel lists more sandboxes than are read.")
 
     async def size(self, external_id: str) -> Size | None:
         return _size_in((await self._show(external_id)).get("sandbox"))
@@ -146,9 +148,15 @@ class Vercel(Cloud):
             },
             "tags": self.tags_of(box_id),
         }
-        status, _, made = await self.ask("POST", self.path(_NEW_PATH), json=new, expected={HTTPStatus.CONFLICT})
+        status, _, made = await self.ask(
+            "POST", self.path(_NEW_PATH), json=new, expected={HTTPStatus.CONFLICT}, creates=True
+        )
         if status == HTTPStatus.CONFLICT:
-            made = await self._show(name_of(box_id))
+            try:
+                made = await self._show(name_of(box_id))
+            except SandboxFault as fault:
+                # It exists, whatever is said of it now.
+                raise Passing(fault.reason) from fault
         match made:
             case {"session": {"id": str(session)}} | {"sandbox": {"currentSessionId": str(session)}}:
                 if _ID.fullmatch(session):
@@ -160,31 +168,32 @@ class Vercel(Cloud):
         url = self.path(f"{SANDBOXES_PATH}/sessions/{path}", **(query or {}))
         status, _, body = await self.ask(method, url, expected=_ENDED, **sent)
         if status in _ENDED:
-            raise SandboxFault(Fault.DEAD, "It has ended.")
+            raise SandboxFault(Fault.DEAD, _ENDED_IT)
         return body
 
     async def log(self, path: str) -> AsyncIterator[Any]:
         """
         Yield what a program writes, from its beginning on, as records of its streams.
 
-        :raises SandboxFault: if the sandbox ended
+        :raises SandboxFault: if the sandbox ended, or Vercel refuses the request
         :raises Passing: if the connection broke
         """
         url = self.account.api_url + self.path(f"{SANDBOXES_PATH}/sessions/{path}")
         async with await self.open("GET", url, timeout=cloud.STREAM_TIMEOUT) as answer:
-            if answer.status == HTTPStatus.TOO_MANY_REQUESTS or answer.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise Passing(f"Vercel answers with status {answer.status}.")
+            if answer.status in _ENDED:
+                raise SandboxFault(Fault.DEAD, _ENDED_IT)
+            if answer.status != HTTPStatus.OK:
+                self.judge(answer.status, await self.read(answer))
             try:
-                # A refusal is one record as well.
                 async for line in cloud.lines_of(answer.content.iter_any(), bytes_max=_RECORD_BYTES_MAX):
                     record = json.loads(line)
                     match record:
                         case {"error": {"code": str(code)}} | {"stream": "error", "data": {"code": str(code)}}:
                             if code == _STREAM_CLOSED:
                                 raise Passing("Vercel has lost its connection to it.")
-                            raise SandboxFault(Fault.DEAD, "It has ended.")
+                            raise SandboxFault(Fault.DEAD, _ENDED_IT)
                     yield record
-            except (*cloud.CONNECTION_FAULTS, LineTooLong, ValueError):
+            except (*cloud.CONNECTION_FAULTS, LineTooLong, ValueError, RecursionError):
                 raise Passing("The connection to it was lost.") from None
 
     def path(self, path: str, **query: str) -> str:
@@ -231,12 +240,11 @@ class VercelBox(CloudBox):
         is left out.
         """
         assert self._command is not None
-        yielded = breaks = 0
+        yielded = heard = breaks = 0
         while self.exit_code is None and breaks <= _BREAKS_MAX:
             if breaks:
                 await asyncio.sleep(_AGAIN_SECONDS * 2**breaks)
-            begun, place = time.monotonic(), 0
-            self._said = ""
+            begun, place, said = time.monotonic(), 0, 0
             try:
                 async for record in self._driver.log(f"{self._session}/cmd/{self._command}/logs"):
                     match record:
@@ -247,13 +255,17 @@ class VercelBox(CloudBox):
                                 yielded, breaks = place, 0
                                 yield new.encode(errors="replace")
                         case {"stream": "stderr", "data": str(text)}:
-                            self.hear(text)
+                            new = text[max(0, heard - said) :]
+                            said += len(text)
+                            if new:
+                                heard = said
+                                self.hear(new)
                 self.exit_code = await self._exit_code(self._command)
             except Passing as fault:
                 logger.info("cloud_output_interrupted", reason=fault.reason)
             except SandboxFault as fault:
                 if fault.fault is not Fault.FULL:
-                    return
+                    raise
             breaks = 1 if time.monotonic() - begun >= _STEADY_SECONDS else breaks + 1
 
     async def terminate(self) -> None:
