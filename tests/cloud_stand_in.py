@@ -109,7 +109,10 @@ class Box:
 
 @dataclass(kw_only=True)
 class Fault:
-    """What happens to the next requests of one kind: a status, or `lost`, which is carried out and not answered."""
+    """
+    What happens to the next requests of one kind: a status, or `lost`, which is carried out and not answered, or
+    `ignored`, which is neither.
+    """
 
     on: str
     does: int | str
@@ -251,6 +254,10 @@ class StandIn:
                 self.faults.remove(found)
             if isinstance(found.does, int):
                 return self.error(found.does, f"A fault was set: {found.does}")
+            if found.does == "ignored":
+                while request.transport is not None:  # noqa: ASYNC110 - it has no event
+                    await asyncio.sleep(0.02)
+                return web.Response()
         answer = self.refusal(request) or await handler(request)
         if found is not None:
             cut(request)

@@ -1,6 +1,7 @@
 """Runs and agents in clouds: the real gateway, and a stand-in for each cloud in which programs really run."""
 
 import asyncio
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -225,6 +226,23 @@ class TestARun:
         assert (run.state, run.output_text != "") == (Run.State.CANCELLED, True)
         assert_explained(simulator)
 
+    @pytest.mark.parametrize("kind", ["create", "write"])
+    def test_is_cancelled_while_its_sandbox_starts(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Any, cloud: StandIn, kind: str
+    ) -> None:
+        cloud.faults.append(Fault(on=kind, does="ignored"))
+        run = dispatch("Hello.")
+        running.start_next()
+        wait_until(lambda: kind in cloud.requests, what="the request")
+
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not running._running, what="the end")
+
+        run.refresh_from_db()
+        assert (run.state, cloud.live()) == (Run.State.CANCELLED, [])
+        # A creation that was not answered may be carried out yet.
+        assert (run.sandboxes.get().ended_at is None) == (kind == "create")
+
     def test_uses_what_its_pool_is_set_to(
         self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, cloud: StandIn
     ) -> None:
@@ -277,11 +295,20 @@ for number in range(50):
         assert 0 < run.amount_picodollars <= DOLLAR // 40
         assert_explained(simulator)
 
-    def test_ends_when_its_time_is_over(self, byok: Any, dispatch_agent: Any, finish: Any, cloud: StandIn) -> None:
-        lines = 'open("made.txt", "w").write("x"); import time; time.sleep(600)'
+    def test_ends_when_its_time_is_over(
+        self, byok: Any, dispatch_agent: Any, running: Sandboxes, cloud: StandIn
+    ) -> None:
+        lines = 'open("made.txt", "w").write("x"); print("begun", flush=True); import time; time.sleep(600)'
 
-        run = finish(dispatch_agent(lines, timeoutSeconds=1, outputs=["*.txt"]))
+        run = dispatch_agent(lines, timeoutSeconds=100, outputs=["*.txt"])
+        running.start_next()
+        wait_until(lambda: run.chunks.filter(kind="delta").exists(), what="the program")
+        (live,) = running._renewal._live
+        assert live.seconds_left <= 100
+        live.deadline = 0
+        wait_until(lambda: not running._running, what="the end")
 
+        run.refresh_from_db()
         assert (run.state, run.error["code"], run.files.count()) == (Run.State.FAILED, "RUN_TIMEOUT", 1)
         assert cloud.live() == []
 
@@ -641,6 +668,50 @@ class TestAWorkerThatDies:
         assert cloud.live() == [box]
         assert left.is_dead
         assert Sandbox.objects.get(id=row.id).ended_at is not None
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not running._running, what="the end")
+
+    @pytest.mark.parametrize("fault", [Fault(on="delete", does=500), Fault(on="list", does=401)], ids=["one", "key"])
+    def test_leaves_what_another_sweep_ends(
+        self,
+        byok: Any,
+        ada_access: Access,
+        account: Integration,
+        dispatch: Any,
+        running: Sandboxes,
+        cloud: StandIn,
+        fault: Fault,
+    ) -> None:
+        """One sandbox that its provider does not destroy keeps no others, and a refused key is told."""
+        run = dispatch("[[reply 400 words]] [[slow 0.05]]")
+        running.start_next()
+        wait_until(lambda: len(cloud.live()) == 1, what="the sandbox")
+        (box,) = cloud.live()
+        rows = [
+            Sandbox.objects.create(
+                org=run.org,
+                run=run,
+                epoch=99 + number,
+                pool=cloud.provider,
+                provider_id=cloud.provider,
+                token_digest=f"x{number}",
+                calls_left=0,
+                created_at=database_now() - timedelta(hours=1),
+            )
+            for number in range(2)
+        ]
+        left = [cloud.copy(box, row_id=row.id) for row in rows]
+        cloud.faults.append(dataclasses.replace(fault))
+
+        _sweep(running)
+
+        kept = [row.id for row in rows if Sandbox.objects.get(id=row.id).ended_at is None]
+        assert kept == [each.tags["rensei-sandbox"] for each in left if not each.is_dead]
+        assert len(kept) == (1 if fault.on == "delete" else 2)
+        account.refresh_from_db()
+        assert account.status == ("untested" if fault.on == "delete" else "failing")
+        _sweep(running)
+        assert cloud.live() == [box]
         services.cancel_run(ada_access, run)
         wait_until(lambda: not running._running, what="the end")
 

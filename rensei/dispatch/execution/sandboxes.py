@@ -8,7 +8,7 @@ which writes and settles the attempts; the worker prepares the request, follows 
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from datetime import timedelta
 from functools import partial
@@ -201,11 +201,12 @@ class Sandboxes:
             with_claude_code=setup.with_claude_code,
         )
         try:
-            await box.start(driver.program_of(setup.program), files=setup.files)
+            has_started = await _start(box, driver.program_of(setup.program), setup.files, live)
             # The files of an agent are large, and it may work for an hour.
             del setup
-            await self._note_made(sandbox, box)
-            is_interrupted = await self._follow(box, sandbox, run, live, work)
+            if has_started:
+                await self._note_made(sandbox, box)
+                is_interrupted = await self._follow(box, sandbox, run, live, work)
         except SandboxFault as caught:
             fault = caught
         finally:
@@ -363,18 +364,26 @@ class Sandboxes:
         await self._sweep(self._driver)
         for place, left in await self._in_thread(self._clouds.left):
             try:
-                existing = await self._sweep(self._clouds.driver(place))
+                existing, kept = await self._sweep(self._clouds.driver(place))
+                ended = [sandbox for sandbox in left if sandbox.id not in kept]
+                await self._in_thread(capacity_use.end_left, ended, existing)
             except SandboxFault as fault:
                 logger.warning("cloud_not_swept", org_id=place.org_id, reason=fault.reason)
-                continue
-            await self._in_thread(capacity_use.end_left, left, existing)
+                await self._in_thread(place.note, fault)
+            except Exception:
+                # The other accounts are swept.
+                logger.exception("cloud_not_swept", org_id=place.org_id)
 
-    async def _sweep(self, driver: Driver) -> Mapping[str, Size | None]:
-        """Remove those that no live run owns. Returns all that have existed."""
-        existing = await driver.list()
+    async def _sweep(self, driver: Driver) -> tuple[Mapping[str, Size | None], Collection[str]]:
+        """Remove those that no live run owns. Returns all that have existed, and those that could not be removed."""
+        existing, kept = await driver.list(), set()
         for box_id in existing.keys() - await self._in_thread(_owned, existing.keys()):
-            await driver.destroy(box_id)
-        return existing
+            try:
+                await driver.destroy(box_id)
+            except SandboxFault as fault:
+                logger.warning("sandbox_not_removed", sandbox_id=box_id, reason=fault.reason)
+                kept.add(box_id)
+        return existing, kept
 
 
 class _Doubt:
@@ -425,6 +434,26 @@ def note_dead(*, limit: int = 1000) -> int:
 async def _make_drivers() -> tuple[Bubblewrap, Clouds]:
     """Make them in the loop: their connections are bound to one."""
     return Bubblewrap(), Clouds()
+
+
+async def _start(box: Box, arguments: Sequence[str], files: Mapping[str, bytes], live: LiveRun) -> bool:
+    """
+    Start the program of a sandbox. False if the run was stopped meanwhile.
+
+    :raises SandboxFault: if it cannot be started
+    """
+    starting = asyncio.ensure_future(box.start(arguments, files=files))
+    try:
+        while not starting.done() and live.stop is None:
+            await asyncio.wait({starting}, timeout=LOOK_SECONDS)
+    finally:
+        if not starting.done():
+            starting.cancel()
+            await asyncio.wait({starting})
+    if starting.cancelled():
+        return False
+    starting.result()
+    return True
 
 
 async def _read(box: Box, work: Work) -> None:
