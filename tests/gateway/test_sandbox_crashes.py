@@ -52,7 +52,7 @@ def plant_death(point: str) -> None:
         case "mid-stream":
             claims.add_chunk = die_after(claims.add_chunk)
         case "after-the-program":
-            Sandboxes._is_calling = die_before(Sandboxes._is_calling)
+            Sandboxes._end_token = die_before(Sandboxes._end_token)
         case "before-the-end-commits":
             settle._tell = die_before(settle._tell)
         case "before-the-line-commits":

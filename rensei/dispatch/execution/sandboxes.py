@@ -120,7 +120,7 @@ class Sandboxes:
     def close(self, *, seconds: float) -> None:
         """Wait for the sandboxes, and end those that take longer: the reaper ends their runs."""
         wait(set(self._running), timeout=seconds)
-        self._in_loop(self._end()).result()
+        self._in_loop(self._shut_down()).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -131,7 +131,7 @@ class Sandboxes:
     def _in_loop(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
-    async def _end(self) -> None:
+    async def _shut_down(self) -> None:
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for task in others:
             task.cancel()
@@ -221,7 +221,7 @@ class Sandboxes:
         stop = live.stop
         if fault is not None or work.other:
             logger.info("sandbox_said", fault=str(fault or ""), other=work.other)
-        await self._settled(sandbox, live, is_cut=box.heard.is_cut)
+        await self._wait_until_settled(sandbox, live, is_cut=box.heard.is_cut)
         if live.stop is not Stop.LEASE_LOST:
             heard = await self._heard(box, sandbox, live)
             ended = Ended(
@@ -249,15 +249,16 @@ class Sandboxes:
 
     async def _heard(self, box: Box, sandbox: Sandbox, live: LiveRun) -> Heard:
         """Return what the relay knows of its requests. Without one, the gateway has noted it."""
-        while sandbox.provider_id in CLOUDS:
+        if sandbox.provider_id not in CLOUDS:
+            return box.heard
+        while True:
             try:
                 return await self._in_thread(_noted, sandbox)
             except DATABASE_FAULTS as fault:
                 logger.warning("refusals_not_read", fault=type(fault).__name__)
                 if live.stop is Stop.LEASE_LOST:
-                    break
+                    return box.heard
                 await asyncio.sleep(LOOK_SECONDS)
-        return box.heard
 
     async def _follow(self, box: Box, sandbox: Sandbox, run: Run, live: LiveRun, work: Work) -> bool:
         """
@@ -269,7 +270,7 @@ class Sandboxes:
         """
         reading = asyncio.ensure_future(_read(box, work))
         try:
-            is_interrupted = await self._take_all(reading, box, sandbox, run, live, work)
+            is_interrupted = await self._write_and_watch(reading, box, sandbox, run, live, work)
         finally:
             if not reading.done():
                 reading.cancel()
@@ -278,7 +279,7 @@ class Sandboxes:
             reading.result()
         return is_interrupted
 
-    async def _take_all(
+    async def _write_and_watch(
         self, reading: "asyncio.Task[None]", box: Box, sandbox: Sandbox, run: Run, live: LiveRun, work: Work
     ) -> bool:
         outputs = [(texts, TextEvents(run, live, kind=kind)) for kind, texts in work.streams]
@@ -311,7 +312,7 @@ class Sandboxes:
                 break
         return doubt.seems_dead
 
-    async def _settled(self, sandbox: Sandbox, live: LiveRun, *, is_cut: bool) -> None:
+    async def _wait_until_settled(self, sandbox: Sandbox, live: LiveRun, *, is_cut: bool) -> None:
         """
         Wait until the gateway has settled the call, which it does right after the answer.
 
@@ -319,7 +320,7 @@ class Sandboxes:
         so this waits until the run's deadline, unless the gateway ends the call as well, or has died with it.
         """
         until, pause = None, SETTLED_LOOK_SECONDS
-        while live.stop is not Stop.LEASE_LOST and await self._is_calling(sandbox):
+        while live.stop is not Stop.LEASE_LOST and await self._end_token(sandbox):
             if live.stop is not None or is_cut:
                 until = until or time.monotonic() + SETTLED_WITHIN_SECONDS
                 if time.monotonic() >= until:
@@ -327,7 +328,7 @@ class Sandboxes:
             await asyncio.sleep(pause)
             pause = min(LOOK_SECONDS, 1.5 * pause)
 
-    async def _is_calling(self, sandbox: Sandbox) -> bool:
+    async def _end_token(self, sandbox: Sandbox) -> bool:
         """Return whether a call is under way. After this has returned False, none can begin."""
         try:
             return await self._in_thread(run_tokens.end, sandbox)
@@ -364,19 +365,25 @@ class Sandboxes:
         await self._sweep(self._driver)
         for place, left in await self._in_thread(self._clouds.left):
             try:
-                existing, kept = await self._sweep(self._clouds.driver(place))
-                ended = [sandbox for sandbox in left if sandbox.id not in kept]
-                await self._in_thread(capacity_use.end_left, ended, existing)
-            except SandboxFault as fault:
-                logger.warning("cloud_not_swept", org_id=place.org_id, reason=fault.reason)
-                await self._in_thread(place.note, fault)
+                await self._sweep_account(place, left)
             except Exception:
                 # The other accounts are swept.
                 logger.exception("cloud_not_swept", org_id=place.org_id)
 
+    async def _sweep_account(self, place: Place, left: Sequence[Sandbox]) -> None:
+        try:
+            existing, kept = await self._sweep(self._clouds.driver(place))
+        except SandboxFault as fault:
+            logger.warning("cloud_not_swept", org_id=place.org_id, reason=fault.reason)
+            await self._in_thread(place.note, fault)
+            return
+        ended = [sandbox for sandbox in left if sandbox.id not in kept]
+        await self._in_thread(capacity_use.end_left, ended, existing)
+
     async def _sweep(self, driver: Driver) -> tuple[Mapping[str, Size | None], Collection[str]]:
         """Remove those that no live run owns. Returns all that have existed, and those that could not be removed."""
-        existing, kept = await driver.list(), set()
+        existing = await driver.list()
+        kept: set[str] = set()
         for box_id in existing.keys() - await self._in_thread(_owned, existing.keys()):
             try:
                 await driver.destroy(box_id)

@@ -63,7 +63,7 @@ STREAM_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=SI
 logger = structlog.get_logger(__name__)
 
 
-class Passing(Exception):
+class OutcomeUnknown(Exception):
     """
     It is not known whether the provider has done what it was asked, or it could not for the moment.
 
@@ -171,16 +171,16 @@ class Cloud(ABC):
     """
     A driver, for one account. It is bound to the event loop of its worker, and to the session of that.
 
-    `inside` is the folder of a sandbox's own files. `settings` are those of a pool: `image` is the name of the one that
-    says what a sandbox is made of. A sandbox lives for `seconds_max` at most. `refused` are the statuses by which the
-    provider says that the key is wrong.
+    `inside` is the folder of a sandbox's own files. `settings` are those of a pool: `image_setting` is the name of the
+    one that says what a sandbox is made of. A sandbox lives for `seconds_max` at most. `refused` are the statuses by
+    which the provider says that the key is wrong.
     """
 
     provider_id: ClassVar[str]
     name: ClassVar[str]
     inside: ClassVar[str]
     settings: ClassVar[Mapping[str, Setting]]
-    image: ClassVar[str]
+    image_setting: ClassVar[str]
     refused: ClassVar[Collection[int]]
     seconds_max: ClassVar[int]
 
@@ -248,13 +248,13 @@ class Cloud(ABC):
 
     async def list(self) -> Mapping[str, Size | None]:
         """List the sandboxes of this installation and organization by the ids of their rows."""
-        with _known():
+        with _unknown_as_fault():
             found = await self.find_own(self.account.tags)
             return {each.tags[TAG]: each.size for each in found if _is_row_id(each.tags.get(TAG))}
 
     async def destroy(self, box_id: str) -> None:
         """Destroy a sandbox by the id of its row: the provider's own may not be known, if its answer was lost."""
-        with _known():
+        with _unknown_as_fault():
             for external_id in await self.ids_of(box_id):
                 await self.remove(external_id)
 
@@ -263,16 +263,16 @@ class Cloud(ABC):
         try:
             async with asyncio.timeout(ORDER_SECONDS):
                 return await self.size(external_id)
-        except (SandboxFault, Passing, TimeoutError):
+        except (SandboxFault, OutcomeUnknown, TimeoutError):
             return None
 
     async def end(self, external_id: str) -> None:
         """:raises SandboxFault: if the provider does not destroy it"""
-        with _known():
+        with _unknown_as_fault():
             await self.remove(external_id)
 
-    # What each driver does by itself. All of it raises `SandboxFault` if the provider refuses, and `Passing` if it is
-    # not known what the provider did.
+    # What each driver does by itself. All of it raises `SandboxFault` if the provider refuses, and `OutcomeUnknown` if
+    # it is not known what the provider did.
 
     @abstractmethod
     def box(self, box_id: str, token: Secret, **limits: Any) -> "CloudBox":
@@ -333,7 +333,7 @@ class Cloud(ABC):
         :param expected: refusals that are returned as well
         :param creates: whether it asks for a new sandbox
         :raises SandboxFault: if the provider refuses it otherwise
-        :raises Passing: if it is not known what the provider did
+        :raises OutcomeUnknown: if it is not known what the provider did
         """
         async with await self.open(method, self.account.api_url + path, headers=headers, **sent) as answer:
             body = await self.read(answer)
@@ -347,30 +347,30 @@ class Cloud(ABC):
         """
         Make a request with the key of the account. The caller judges the answer, and closes it.
 
-        :raises Passing: if there is none
+        :raises OutcomeUnknown: if there is none
         """
         given = {"timeout": TIMEOUT, **sent, "headers": {**(headers or {}), **self.signed()}}
         with suppress(*CONNECTION_FAULTS):
             return await self._session.request(method, url, allow_redirects=False, **given)
         # Not where it was caught: such an error holds the request, and with it the key.
-        raise Passing(f"{self.name} does not answer.")
+        raise OutcomeUnknown(f"{self.name} does not answer.")
 
     async def read(self, answer: aiohttp.ClientResponse) -> Any:
         """
         Read an answer. None if it is no JSON, or too long.
 
-        :raises Passing: if it breaks off
+        :raises OutcomeUnknown: if it breaks off
         """
         with suppress(*CONNECTION_FAULTS):
             return await _read(answer)
-        raise Passing(f"{self.name} does not answer.")
+        raise OutcomeUnknown(f"{self.name} does not answer.")
 
     def judge(self, status: int, body: Any, *, creates: bool = False) -> None:
-        """:raises SandboxFault, Passing: if an answer is none to build on"""
+        """:raises SandboxFault, OutcomeUnknown: if an answer is none to build on"""
         if status >= HTTPStatus.BAD_REQUEST:
             self._refuse(status, body, creates=creates)
         if status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise Passing(f"{self.name} redirects elsewhere, which is not followed.")
+            raise OutcomeUnknown(f"{self.name} redirects elsewhere, which is not followed.")
 
     def _refuse(self, status: int, body: Any, *, creates: bool) -> NoReturn:
         said = "."
@@ -382,15 +382,17 @@ class Cloud(ABC):
         if status in _FULL:
             raise SandboxFault(Fault.FULL, f"The account at {self.name} has reached a limit{said}")
         if status == HTTPStatus.NOT_FOUND and creates:
-            named = self.account.config[self.image]
-            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} has no {self.image} '{named}' for this account.")
+            named = self.account.config[self.image_setting]
+            raise SandboxFault(
+                Fault.NOT_CREATED, f"{self.name} has no {self.image_setting} '{named}' for this account."
+            )
         if status == HTTPStatus.SERVICE_UNAVAILABLE:
             # A proxy may say it after the provider has created one.
-            raise Passing(f"{self.name} has no room for another sandbox now.", Fault.FULL)
+            raise OutcomeUnknown(f"{self.name} has no room for another sandbox now.", Fault.FULL)
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
             does = "does not create it" if creates else "refuses a request about it"
             raise SandboxFault(Fault.NOT_CREATED, f"{self.name} {does}{said}")
-        raise Passing(f"{self.name} answers with status {status}.")
+        raise OutcomeUnknown(f"{self.name} answers with status {status}.")
 
 
 class CloudBox(ABC):
@@ -433,16 +435,16 @@ class CloudBox(ABC):
         except SandboxFault:
             self._may_exist = False
             raise
-        except Passing as fault:
+        except OutcomeUnknown as fault:
             raise SandboxFault(fault.fault, fault.reason) from fault
         self.made = Made()
         self._token = Secret("")
-        inside = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
-        inside[f"{self._cloud.inside}/gateway"] = self._cloud.account.server_url.encode()
+        contents = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
+        contents[f"{self._cloud.inside}/gateway"] = self._cloud.account.server_url.encode()
         try:
-            await self.prepare(inside)
+            await self.prepare(contents)
             await self.run(arguments)
-        except (SandboxFault, Passing) as fault:
+        except (SandboxFault, OutcomeUnknown) as fault:
             raise SandboxFault(Fault.NOT_CREATED, f"The sandbox could not be prepared. {fault.reason}") from fault
         self.made = Made(size=await self._cloud.size_of(self.external_id))
         logger.info("cloud_sandbox_started", provider=self._cloud.provider_id, external_id=self.external_id)
@@ -451,12 +453,12 @@ class CloudBox(ABC):
         """Create the sandbox. An answer that was lost is asked for again: the provider creates one for it only."""
         try:
             return await self.begin(self._token)
-        except Passing:
+        except OutcomeUnknown:
             try:
                 return await self.begin(self._token)
             except SandboxFault as fault:
                 # This is about the second request. The first may have created it.
-                raise Passing(fault.reason) from fault
+                raise OutcomeUnknown(fault.reason) from fault
 
     async def follow(self) -> AsyncIterator[bytes]:
         """
@@ -475,7 +477,9 @@ class CloudBox(ABC):
         if self.exit_code != 0:
             logger.info("cloud_program_failed", exit_code=self.exit_code, said=self._said)
         if self.exit_code in _NO_COMMAND:
-            raise SandboxFault(Fault.NOT_CREATED, f"The {self._cloud.image} has no Python 3, or not on its path.")
+            raise SandboxFault(
+                Fault.NOT_CREATED, f"The {self._cloud.image_setting} has no Python 3, or not on its path."
+            )
 
     def require_memory(self) -> None:  # noqa: B027 - the same for all
         """A sandbox in a cloud has its own memory, which it cannot exceed."""
@@ -484,7 +488,7 @@ class CloudBox(ABC):
         if self.external_id is None or not self.for_agent:
             return
         # If it is not obeyed, the sandbox is ended soon.
-        with suppress(SandboxFault, Passing, TimeoutError):
+        with suppress(SandboxFault, OutcomeUnknown, TimeoutError):
             async with asyncio.timeout(ORDER_SECONDS):
                 await self.terminate()
 
@@ -493,7 +497,7 @@ class CloudBox(ABC):
             self._stream.close()
         try:
             if self.external_id is not None:
-                if self.made == Made():
+                if self.made is not None and self.made.size is None:
                     self.made = Made(size=await self._cloud.size_of(self.external_id))
                 await self._cloud.end(self.external_id)
             elif self._may_exist:
@@ -505,7 +509,7 @@ class CloudBox(ABC):
             return False
         return True
 
-    def hear(self, said: str) -> None:
+    def note_stderr(self, said: str) -> None:
         """
         Keep the end of what the program writes to its standard error.
 
@@ -520,7 +524,7 @@ class CloudBox(ABC):
         if self._lines_bytes_left < 0:
             raise SandboxFault(Fault.DEAD, "Its program wrote too much.")
 
-    # What each driver does by itself. It raises `SandboxFault` and `Passing` as `Cloud` does.
+    # What each driver does by itself. It raises `SandboxFault` and `OutcomeUnknown` as `Cloud` does.
 
     @abstractmethod
     async def begin(self, token: Secret) -> str:
@@ -556,11 +560,11 @@ def _is_row_id(tag: Any) -> bool:
 
 
 @contextmanager
-def _known() -> Iterator[None]:
+def _unknown_as_fault() -> Iterator[None]:
     """:raises SandboxFault: also if it is not known what the provider did"""
     try:
         yield
-    except Passing as fault:
+    except OutcomeUnknown as fault:
         raise SandboxFault(Fault.DEAD, fault.reason) from None
 
 

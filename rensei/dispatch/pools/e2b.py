@@ -25,7 +25,7 @@ from integrations.capacity.prices import Size
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
-from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, TAG, WORKSPACE, Cloud, CloudBox, Found, Passing
+from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, TAG, WORKSPACE, Cloud, CloudBox, Found, OutcomeUnknown
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 
 SECONDS_MAX = limit(
@@ -53,11 +53,11 @@ class E2B(Cloud):
     provider_id = account_api.SPEC.id
     name = account_api.SPEC.display_name
     inside = "/run/rensei"
-    image = "template"
+    image_setting = "template"
     refused = account_api.REFUSED
     seconds_max = SECONDS_MAX
     settings = {
-        image: cloud.name(_TEMPLATE, default="base", reason="It is the name or the id of a template at E2B."),
+        image_setting: cloud.name(_TEMPLATE, default="base", reason="It is the name or the id of a template at E2B."),
         "lifetimeSeconds": cloud.number(cloud.SECONDS_MIN, SECONDS_MAX, default=3600),
         "egress": cloud.hosts(),
     }
@@ -80,7 +80,7 @@ class E2B(Cloud):
             _, headers, rows = await self.ask("GET", f"{SANDBOXES_PATH}?{urlencode(query)}")
             if not isinstance(rows, list):
                 # Nothing is known to be gone.
-                raise Passing("E2B gave a list that is not known.")
+                raise OutcomeUnknown("E2B gave a list that is not known.")
             for row in rows:
                 match row:
                     case {"sandboxID": str(external_id), "metadata": dict(of_it)} if _ID.fullmatch(external_id):
@@ -89,7 +89,7 @@ class E2B(Cloud):
             if not following:
                 return found
             query["nextToken"] = following
-        raise Passing("E2B lists more sandboxes than are read.")
+        raise OutcomeUnknown("E2B lists more sandboxes than are read.")
 
     async def size(self, external_id: str) -> Size | None:
         # The answer to the creation does not have it.
@@ -105,7 +105,7 @@ class E2B(Cloud):
         """Create a sandbox. E2B creates one only for an idempotency key."""
         added = {"Authorization": f"Bearer {token.reveal()}"}
         new = {
-            "templateID": self.account.config[self.image],
+            "templateID": self.account.config[self.image_setting],
             "timeout": self.seconds,
             "autoPause": False,
             "envVars": {},
@@ -150,12 +150,12 @@ class Running:
 
     @classmethod
     def of(cls, made: Any, api_url: str) -> "Running":
-        """:raises Passing: if the answer names no sandbox"""
+        """:raises OutcomeUnknown: if the answer names no sandbox"""
         match made:
             case {"sandboxID": str(external_id)} if _ID.fullmatch(external_id):
                 pass
             case _:
-                raise Passing("E2B gave an answer that is not known.")
+                raise OutcomeUnknown("E2B gave an answer that is not known.")
         headers = {
             "E2b-Sandbox-Id": external_id,
             "E2b-Sandbox-Port": str(_ENVD_PORT),
@@ -242,7 +242,7 @@ class E2BBox(CloudBox):
                     case {"data": {"stdout": str(data)}}:
                         yield base64.b64decode(data)
                     case {"data": {"stderr": str(data)}}:
-                        self.hear(base64.b64decode(data).decode(errors="replace"))
+                        self.note_stderr(base64.b64decode(data).decode(errors="replace"))
                     case {"end": dict(end)}:
                         # A zero is left out.
                         self.exit_code = int(end.get("exitCode", 0))

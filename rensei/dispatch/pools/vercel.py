@@ -26,7 +26,7 @@ from integrations.capacity.vercel import SANDBOXES_PATH, team_and_project
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
-from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, WORKSPACE, Cloud, CloudBox, Found, LineTooLong, Passing
+from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, WORKSPACE, Cloud, CloudBox, Found, LineTooLong, OutcomeUnknown
 from rensei.dispatch.pools.driver import Fault, SandboxFault
 
 SECONDS_MAX = limit(
@@ -61,11 +61,11 @@ class Vercel(Cloud):
     name = account_api.SPEC.display_name
     # In the folder of the user that has every image of Vercel's.
     inside = "/vercel/sandbox/rensei"
-    image = "image"
+    image_setting = "image"
     refused = account_api.REFUSED
     seconds_max = SECONDS_MAX
     settings = {
-        image: cloud.name(
+        image_setting: cloud.name(
             _IMAGE, default="vercel/sandbox/universal:latest", reason="It is the name of an image at Vercel."
         ),
         # Each plan allows the default.
@@ -103,7 +103,7 @@ class Vercel(Cloud):
                     pass
                 case _:
                     # Nothing is known to be gone.
-                    raise Passing("Vercel gave a list that is not known.")
+                    raise OutcomeUnknown("Vercel gave a list that is not known.")
             for row in rows:
                 match row:
                     case {"name": str(name), "tags": dict(of_it)} if _ID.fullmatch(name):
@@ -113,7 +113,7 @@ class Vercel(Cloud):
                     query["cursor"] = following
                 case _:
                     return found
-        raise Passing("Vercel lists more sandboxes than are read.")
+        raise OutcomeUnknown("Vercel lists more sandboxes than are read.")
 
     async def size(self, external_id: str) -> Size | None:
         return _size_in((await self._show(external_id)).get("sandbox"))
@@ -136,7 +136,7 @@ class Vercel(Cloud):
         new = {
             "projectId": self._project,
             "name": name_of(box_id),
-            "image": self.account.config[self.image],
+            "image": self.account.config[self.image_setting],
             "timeout": 1000 * self.seconds,
             "resources": {"vcpus": self.account.config["vcpus"]},
             "persistent": False,
@@ -156,12 +156,12 @@ class Vercel(Cloud):
                 made = await self._show(name_of(box_id))
             except SandboxFault as fault:
                 # It exists, whatever is said of it now.
-                raise Passing(fault.reason) from fault
+                raise OutcomeUnknown(fault.reason) from fault
         match made:
             case {"session": {"id": str(session)}} | {"sandbox": {"currentSessionId": str(session)}}:
                 if _ID.fullmatch(session):
                     return session
-        raise Passing("Vercel gave an answer that is not known.")
+        raise OutcomeUnknown("Vercel gave an answer that is not known.")
 
     async def in_session(self, method: str, path: str, *, query: Mapping[str, str] | None = None, **sent: Any) -> Any:
         """Make a request to a session, and return the JSON of the answer."""
@@ -176,7 +176,7 @@ class Vercel(Cloud):
         Yield what a program writes, from its beginning on, as records of its streams.
 
         :raises SandboxFault: if the sandbox ended, or Vercel refuses the request
-        :raises Passing: if the connection broke
+        :raises OutcomeUnknown: if the connection broke
         """
         url = self.account.api_url + self.path(f"{SANDBOXES_PATH}/sessions/{path}")
         async with await self.open("GET", url, timeout=cloud.STREAM_TIMEOUT) as answer:
@@ -190,11 +190,11 @@ class Vercel(Cloud):
                     match record:
                         case {"error": {"code": str(code)}} | {"stream": "error", "data": {"code": str(code)}}:
                             if code == _STREAM_CLOSED:
-                                raise Passing("Vercel has lost its connection to it.")
+                                raise OutcomeUnknown("Vercel has lost its connection to it.")
                             raise SandboxFault(Fault.DEAD, _ENDED_IT)
                     yield record
             except (*cloud.CONNECTION_FAULTS, LineTooLong, ValueError, RecursionError):
-                raise Passing("The connection to it was lost.") from None
+                raise OutcomeUnknown("The connection to it was lost.") from None
 
     def path(self, path: str, **query: str) -> str:
         return f"{path}?{urlencode({'teamId': self._team, **query})}"
@@ -259,9 +259,9 @@ class VercelBox(CloudBox):
                             said += len(text)
                             if new:
                                 heard = said
-                                self.hear(new)
+                                self.note_stderr(new)
                 self.exit_code = await self._exit_code(self._command)
-            except Passing as fault:
+            except OutcomeUnknown as fault:
                 logger.info("cloud_output_interrupted", reason=fault.reason)
             except SandboxFault as fault:
                 if fault.fault is not Fault.FULL:
@@ -292,7 +292,7 @@ class VercelBox(CloudBox):
         match await self._driver.in_session("POST", f"{self._session}/cmd", json=order):
             case {"command": {"id": str(number)}} if _ID.fullmatch(number):
                 return number
-        raise Passing("Vercel gave an answer that is not known.")
+        raise OutcomeUnknown("Vercel gave an answer that is not known.")
 
     async def _exit_code(self, command: str) -> int | None:
         """Wait for the end of a command. None if it has not ended, or that is not known."""
