@@ -694,6 +694,8 @@ class TestAWorkerThatDies:
                 epoch=99 + number,
                 pool=cloud.provider,
                 provider_id=cloud.provider,
+                credential_id=account.id,
+                workspace_id=cloud.workspace_id,
                 token_digest=f"x{number}",
                 calls_left=0,
                 created_at=database_now() - timedelta(hours=1),
