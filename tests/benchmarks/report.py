@@ -204,7 +204,7 @@ def _rooms(results: dict[str, Any]) -> str:
         for name, what in names.items()
     ]
     pages = [[f"`{path}`", _ms(times.p50_ms), _ms(times.p99_ms)] for path, times in rooms["pages"].items()]
-    return f"""## Behind the doors
+    return f"""## Single steps
 
 {_table(["", "per second", "p50", "p99"], rows)}
 
