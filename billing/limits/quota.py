@@ -20,6 +20,21 @@ from rensei.core.periods import start_of, written
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
 
+# Every shared call runs these two statements. The ORM takes longer to build them than the database to execute them.
+# The condition repeats that of `limit_of`.
+_TAKE = """
+    UPDATE billing_sharedusage SET held = held + %(count)s
+    WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
+        (SELECT shared_runs_per_day FROM billing_entitlement WHERE org_id = %(org_id)s),
+        (SELECT shared_runs_per_day FROM billing_billingsetting),
+        %(default)s
+    )
+"""
+_RELEASE = """
+    UPDATE billing_sharedusage SET held = held - %(released)s, used = used + %(used)s
+    WHERE org_id = %(org_id)s AND day = %(day)s
+"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedQuota:
@@ -81,20 +96,24 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
 
 
 def _take_together(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> bool:
-    """Take all runs in one round trip to the database, or none. An organization's first ones of a day are not taken."""
+    """
+    Take all runs in one round trip to the database, or none.
+
+    Fails also for an organization's first runs of a day, whose row does not exist yet.
+    """
     amount, count = sum(picodollars.values()), len(picodollars)
-    # The amount is held first: the platform's row is locked before that of any organization.
-    *held, has_taken = execute_each(
-        [
-            *shared_spending.taking(org_id=org_id, day=day, picodollars=amount),
-            _taking(org_id=org_id, day=day, count=count),
-        ]
-    )
-    if all(held) and has_taken:
+    # The amount is held first: the platform's row is locked before that of any organization, also where it is full.
+    locks = shared_spending.lock_statements()
+    taking = [
+        *shared_spending.take_statements(org_id=org_id, day=day, picodollars=amount),
+        _take_statement(org_id=org_id, day=day, count=count),
+    ]
+    *held, runs_taken = execute_each([*locks, *taking])[len(locks) :]
+    if all(held) and runs_taken:
         return True
     shared_spending.give_back(org_id=org_id, day=day, picodollars=amount, held=held)
-    if has_taken:
-        execute_each([_releasing(org_id=org_id, day=day, released=count, used=0)])
+    if runs_taken:
+        execute_each([_release_statement(org_id=org_id, day=day, released=count, used=0)])
     return False
 
 
@@ -108,7 +127,7 @@ def _take_one_by_one(
         spending = shared_spending.take(org_id=org_id, day=day, picodollars=amount)
         if spending is not None:
             too_dear[run_id] = spending
-        elif execute_each([_taking(org_id=org_id, day=day, count=1)]) == [1]:
+        elif execute_each([_take_statement(org_id=org_id, day=day, count=1)]) == [1]:
             taken.append(run_id)
         else:
             shared_spending.settle(day=day, released={org_id: amount}, spent={})
@@ -133,7 +152,7 @@ def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[C
     used = Counter((org_id, day) for run_id, org_id, day, _ in holds if spent[run_id])
     execute_each(
         [
-            _releasing(org_id=org_id, day=day, released=released[org_id, day], used=used[org_id, day])
+            _release_statement(org_id=org_id, day=day, released=released[org_id, day], used=used[org_id, day])
             for org_id, day in sorted(released)
         ]
     )
@@ -186,33 +205,17 @@ def limit_of(org_id: str | OuterRef) -> Coalesce:
     )
 
 
-def _taking(*, org_id: str, day: date, count: int) -> Statement:
+def _take_statement(*, org_id: str, day: date, count: int) -> Statement:
     return _TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()}
 
 
-def _releasing(*, org_id: str, day: date, released: int, used: int) -> Statement:
+def _release_statement(*, org_id: str, day: date, released: int, used: int) -> Statement:
     return _RELEASE, {"org_id": org_id, "day": day.isoformat(), "released": released, "used": used}
 
 
 @cache
 def _default_limit() -> int:
     return BillingSetting().shared_runs_per_day
-
-
-# Every shared call runs these two statements. The ORM takes longer to build them than the database to execute them.
-# The condition repeats that of `limit_of`.
-_TAKE = """
-    UPDATE billing_sharedusage SET held = held + %(count)s
-    WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
-        (SELECT shared_runs_per_day FROM billing_entitlement WHERE org_id = %(org_id)s),
-        (SELECT shared_runs_per_day FROM billing_billingsetting),
-        %(default)s
-    )
-"""
-_RELEASE = """
-    UPDATE billing_sharedusage SET held = held - %(released)s, used = used + %(used)s
-    WHERE org_id = %(org_id)s AND day = %(day)s
-"""
 
 
 def _read(*, org_id: str, now: datetime) -> SharedQuota:

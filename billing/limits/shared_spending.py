@@ -11,6 +11,7 @@ from datetime import date
 from functools import cache
 from typing import NamedTuple
 
+from django.db import connection
 from django.db.models import Subquery, Value
 from django.db.models.functions import Coalesce
 
@@ -35,9 +36,21 @@ class Spending:
     limit: int
 
 
-def taking(*, org_id: str, day: date, picodollars: int) -> list[Statement]:
+def lock_statements() -> list[Statement]:
+    """
+    Make the statement that locks the platform's row, which an UPDATE does not where the account has too little left.
+
+    SQLite has one writer.
+    """
+    if connection.vendor != "postgresql":
+        return []
+    lock = "SELECT FROM billing_sharedspending WHERE account = %(account)s FOR NO KEY UPDATE"
+    return [(lock, {"account": PLATFORM})]
+
+
+def take_statements(*, org_id: str, day: date, picodollars: int) -> list[Statement]:
     """Make the statements that hold an amount, each of which changes one row if its account has enough left."""
-    return [_taking(account, day=day, picodollars=picodollars) for account in (PLATFORM, org_id)]
+    return [_take_statement(account, day=day, picodollars=picodollars) for account in (PLATFORM, org_id)]
 
 
 def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
@@ -56,7 +69,7 @@ def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
 
 
 def give_back(*, org_id: str, day: date, picodollars: int, held: Sequence[int]) -> None:
-    """Release what some of the statements of `taking` have held, by how many rows each has changed."""
+    """Release what some of `take_statements` have held, by how many rows each has changed."""
     accounts = [account for account, count in zip((PLATFORM, org_id), held, strict=True) if count]
     _change([(account, 0, -picodollars) for account in accounts], day=day)
 
@@ -111,10 +124,10 @@ def _make_row(account: str, *, day: date) -> bool:
 
 
 def _take(account: str, *, day: date, picodollars: int) -> bool:
-    return execute_each([_taking(account, day=day, picodollars=picodollars)]) == [1]
+    return execute_each([_take_statement(account, day=day, picodollars=picodollars)]) == [1]
 
 
-def _taking(account: str, *, day: date, picodollars: int) -> Statement:
+def _take_statement(account: str, *, day: date, picodollars: int) -> Statement:
     return _statements().take, {"account": account, "day": day.isoformat(), "amount": picodollars, **_defaults()}
 
 

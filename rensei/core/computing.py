@@ -1,12 +1,12 @@
 """
-Turns of request threads at computing.
+One request thread of a process computes at a time.
 
 All threads of a process share one interpreter, and the event loop, which forwards the calls of the gateway, waits for
 it behind each thread that wants it: a hundred threads whose providers answer together would stop all calls for a tenth
 of a second. So one of them computes at a time. A thread gives its turn away while it waits for the database or for
 another machine, so no request is slower for it.
 
-A turn orders work, and guards nothing: a thread that has waited for one long enough goes on without.
+Turns are for speed, and are no lock: a thread that has waited for one long enough goes on without it.
 """
 
 import threading
@@ -40,11 +40,11 @@ def in_turn() -> Iterator[None]:
 @contextmanager
 def outside_of_turn() -> Iterator[None]:
     """Give the turn of this thread to others while it waits, if it has one, and take another one afterwards."""
-    had_one = _give_back()
+    takes_turns = _give_back()
     try:
         yield
     finally:
-        if had_one:
+        if takes_turns:
             _take()
 
 
@@ -53,7 +53,7 @@ def _take() -> None:
 
 
 def _give_back() -> bool:
-    """Return whether this thread takes turns."""
+    """Release the turn of this thread, if it has one. Return whether the thread is within `in_turn`."""
     has_turn: bool | None = getattr(_thread, "has_turn", None)
     if has_turn:
         _turns.release()

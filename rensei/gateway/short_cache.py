@@ -53,6 +53,7 @@ class ChangeWatch:
         self._caches: list[ShortLivedCache[Any]] = []
         self._task: asyncio.Task[None] | None = None
         self._is_failing = False
+        # Until the first check, everything counts as changed.
         self._changed_at: dict[str, float] = {EVERY_ORG: math.inf}
         # Values that are kept are as good as loaded at this moment.
         self.checked_at = -math.inf
@@ -95,7 +96,7 @@ class ChangeWatch:
             await asyncio.sleep(CHECK_SECONDS)
 
     def _note(self, orgs: Collection[str]) -> None:
-        """Stop keeping what was loaded before a change, with the time of the check before."""
+        """Let the values of organizations expire that have changed. They were current at the check before this one."""
         now = time.monotonic()
         if len(self._changed_at) > ENTRIES_MAX:
             orgs = {EVERY_ORG}
@@ -110,13 +111,13 @@ class ChangeWatch:
 class _Entry(Generic[Value]):
     value: Value
     loaded_at: float
-    # The last moment at which the value was known to be current, unless the watch knows of a later one.
+    # The last moment at which the value was known to be current. A check of the watch may have been later.
     current_at: float
     used_at: float
     org_id: str
     # Whether it may be kept while nothing changes.
     is_kept: bool
-    # Drops it when it has expired. It holds the entry, so it is cancelled with it.
+    # Drops the entry when it has expired. A timer refers to its entry, so it is cancelled where the entry is dropped.
     timer: asyncio.TimerHandle | None = None
 
 
@@ -127,7 +128,7 @@ class ShortLivedCache(Generic[Value]):
     :param watch: notices changes of what is loaded; without one, each value is loaded anew in less than a second
     :param org_of: returns the id of the organization whose changes concern a value with its key, or None for a value
         that depends on more than the watch notices, and is not kept
-    :param holds_secrets: whether a value is dropped as soon as it expires, or is not used for as long as that takes
+    :param holds_secrets: whether a value is dropped as soon as it expires, and expires after 0.9 s without use
     """
 
     def __init__(
@@ -225,7 +226,7 @@ class ShortLivedCache(Generic[Value]):
             self._drop(next(iter(most)))
         self._entries[key] = entry
         self._keys_of.setdefault(entry.org_id, {})[key] = None
-        self._drop_expired(key, entry)
+        self._drop_when_expired(key, entry)
 
     def _drop(self, key: Hashable) -> None:
         entry = self._entries.pop(key, None)
@@ -238,12 +239,12 @@ class ShortLivedCache(Generic[Value]):
         if not keys:
             del self._keys_of[entry.org_id]
 
-    def _drop_expired(self, key: Hashable, entry: _Entry[Value]) -> None:
+    def _drop_when_expired(self, key: Hashable, entry: _Entry[Value]) -> None:
         """Drop an entry if it has expired, otherwise look again when it is due to."""
         remaining = self._expires_at(entry) - time.monotonic()
         if remaining > 0:
             # A timer for each second of each value would be too much where there is nothing to hide.
             delay = remaining if self._holds_secrets else KEPT_SECONDS
-            entry.timer = asyncio.get_running_loop().call_later(delay, self._drop_expired, key, entry)
+            entry.timer = asyncio.get_running_loop().call_later(delay, self._drop_when_expired, key, entry)
         else:
             self._drop(key)

@@ -235,7 +235,7 @@ class TestFresh:
             older = values._entries["a"]
             await values.get("a", lambda: next(loads))
             await until(lambda: values._entries["a"] is not older)
-            values._drop_expired("a", older)
+            values._drop_when_expired("a", older)
             return values._entries["a"].value
 
         assert self.play(story) >= 1
