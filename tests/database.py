@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 from urllib.parse import quote
 
+import psycopg
 import pytest
 from django.conf import settings
 from django.db import connection, transaction
@@ -37,6 +38,14 @@ WRITTEN_BY_MIGRATE = {"auth_permission", "django_content_type"}
 CATALOG = (CatalogSetting, CatalogEntry, ModelAlias, Price)
 # Statements with their rows, and the fields of the event in the audit log.
 CatalogRows = tuple[list[tuple[str, list[Any]]], dict[str, Any]]
+
+
+def lock_waits() -> int:
+    """Count the connections to PostgreSQL that wait for a lock, from one that sees each moment anew."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(database_url(), autocommit=True) as other:
+        (count,) = other.execute(waiting).fetchone() or (0,)
+    return int(count)
 
 
 def database_url() -> str:

@@ -14,11 +14,11 @@ from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedS
 from rensei.core.auth_modes import AuthMode
 from rensei.core.money import dollars
 from rensei.orgs.models import Org, User
+from tests.database import lock_waits
 from tests.waiting import wait_until
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 DOLLAR = 10**12
-WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def take(org: Org, run_id: str, whole: int, now: datetime = NOON) -> None:
@@ -205,13 +205,8 @@ class TestSideBySide:
 
         def take_while_another_ends(**wanted: Any) -> Any:
             ends.append(pool.submit(end, acme, "run_1", 1))
-            wait_until(is_waiting, what="the wait of the settlement")
+            wait_until(lock_waits, what="the wait of the settlement")
             return one_by_one(**wanted)
-
-        def is_waiting() -> bool:
-            with connection.cursor() as cursor:
-                cursor.execute(WAITING)
-                return bool(cursor.fetchone())
 
         monkeypatch.setattr(quota, "_take_one_by_one", take_while_another_ends)
         with ThreadPoolExecutor(1) as pool:

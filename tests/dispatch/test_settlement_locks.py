@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import psycopg
 import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
@@ -26,7 +25,7 @@ from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 from rensei.orgs import storage
 from rensei.orgs.access import Access
-from tests.database import database_url
+from tests.database import lock_waits
 from tests.waiting import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -39,7 +38,6 @@ OF_ORGANIZATIONS = [
     "billing_sharedspending",
     "billing_sharedusage",
 ]
-_WAITING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 _WRITTEN = re.compile(r'^\s*(?:INSERT INTO|UPDATE|DELETE FROM) "?(\w+)', re.IGNORECASE)
 
 
@@ -124,10 +122,10 @@ class TestASettlement:
 
         settlement = threading.Thread(target=end)
         # A transaction sees one state of the activity, so another connection looks at it.
-        with psycopg.connect(database_url(), autocommit=True) as other, durable():
+        with durable():
             storage.change({ada_access.org.id: (1, 0)})
             settlement.start()
-            wait_until(lambda: other.execute(_WAITING).fetchone(), what="the wait for the row of stored bytes")
+            wait_until(lock_waits, what="the wait for the row of stored bytes")
             BudgetUsage.objects.select_for_update(nowait=True).get(org=ada_access.org)
         settlement.join()
 

@@ -14,6 +14,7 @@ from playwright.sync_api import expect
 from integrations.keys import break_glass
 from integrations.models import Integration
 from profiles.models import ModelProfile
+from rensei.dispatch import services as pools
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.orgs import services as orgs
@@ -155,6 +156,7 @@ def addresses(
         "workflow_run": workflows.start(ada_access, workflow, given={"notes": "None."}).id,
         "integration": connected.id,
         "token": token.id,
+        "pool": pools.create_pool(ada_access, name="lab", provider_id="e2b", config={"template": "tools"}).id,
     }
 
 

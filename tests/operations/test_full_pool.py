@@ -15,7 +15,6 @@ from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from django.db import connection
 
 from integrations.keys import services as integrations
 from profiles import services as profiles
@@ -25,7 +24,7 @@ from rensei.gateway.app import LOADERS
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from rensei.tokens.services import create_token
-from tests.database import database_url
+from tests.database import database_url, lock_waits
 from tests.gateway.line import MODEL, message
 from tests.journeys import stack as stacks
 from tests.journeys.stack import Stack
@@ -61,16 +60,6 @@ def ask(stack: Stack, method: str, path: str, token: str, body: bytes = b"") -> 
         line.close()
 
 
-def waiting() -> int:
-    """Count the connections that wait for a lock."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-        )
-        count: int = cursor.fetchone()[0]
-        return count
-
-
 class TestAFullPool:
     def test_stops_neither_another_organization_nor_the_gateway(
         self, stack: Stack, ada_access: Access, make_key: Any, eve: User, access_of: Callable[..., Access]
@@ -97,15 +86,15 @@ class TestAFullPool:
             locked.execute("LOCK TABLE workflows_workflow IN ACCESS EXCLUSIVE MODE")
             for each in lists[:REQUESTS]:
                 each.start()
-            wait_until(lambda: waiting() == OF_REST, what="the use of the share of an organization")
+            wait_until(lambda: lock_waits() == OF_REST, what="the use of the share of an organization")
             began = time.monotonic()
             beside = [ask(stack, "GET", path, second) for path in ("/api/v1/me", "/api/v1/runs", "/readyz")]
             assert beside == [200, 200, 200]
             assert time.monotonic() - began < WAIT_SECONDS
-            assert waiting() == OF_REST
+            assert lock_waits() == OF_REST
             for each in lists[REQUESTS:]:
                 each.start()
-            wait_until(lambda: waiting() > OF_REST, what="the use of all connections")
+            wait_until(lambda: lock_waits() > OF_REST, what="the use of all connections")
             wait_until(lambda: ask(stack, "GET", "/readyz", token) == 503, what="a server that is not ready")
             with ThreadPoolExecutor(len(others)) as callers:
                 called = list(callers.map(lambda other: ask(stack, "POST", "/v1/messages", other, body), others))
@@ -114,6 +103,6 @@ class TestAFullPool:
                 time.sleep(SECONDS_APART)
 
             assert called == [200] * (len(others) + ROUNDS)
-            assert waiting()
+            assert lock_waits()
         for each in lists:
             each.join()
