@@ -215,7 +215,7 @@ class TestSideBySide:
                     org_id=acme.pk, picodollars={f"run_{number}": 2 * DOLLAR for number in (2, 3)}, now=NOON
                 )
             ends[0].result()
-            pool.submit(connection.close).result()
+            pool.submit(lambda: connection.close()).result()
 
         assert list(refused) == ["run_3"]
         assert rows() == {"all": (1, 2), "acme": (1, 2)}
