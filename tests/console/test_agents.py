@@ -95,7 +95,7 @@ class TestTheRunOfAnAgent:
         html = shown(page, agent)
 
         assert ASKS not in html
-        assert "2 for 1 call and 1 sandbox" in html
+        assert "2 for 1 call and 1 sandbox" in " ".join(html.split())
         assert "capacity.e2b" in html
         assert "$0.00272" in html
         assert "It is not in the cost above." in html
