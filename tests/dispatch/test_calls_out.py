@@ -62,7 +62,6 @@ CALL_SITES = {
     "integrations/outbound/http.py",
     "rensei/dispatch/pools/cloud.py",  # on the event loop of the sandboxes, as the relay
     "rensei/dispatch/pools/e2b.py",  # as above
-    "rensei/dispatch/execution/clouds.py",  # as above
     "integrations/vault/key_services/rest.py",  # tests/integrations/vault/key_services, behind the circuit
     "integrations/providers/anthropic/relay.py",
     "integrations/providers/anthropic/upstreams.py",  # on the event loop, whose thread can hold no connection
