@@ -52,7 +52,7 @@ def _run_suite(database: str, url: str, arguments: list[str]) -> int:
 
 
 def _computed_seconds() -> float:
-    """Read how long the cores have been busy, by whatever: a test's servers are not all children of this process."""
+    """Read how long the cores have been busy with all processes: a test's servers are not all children of this one."""
     try:
         user, nice, system, _idle, _waiting, *interrupts = Path("/proc/stat").read_text().splitlines()[0].split()[1:8]
     except FileNotFoundError:

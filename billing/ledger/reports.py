@@ -20,7 +20,6 @@ __all__ = [
     "calls_of_month",
     "days_of",
     "lines_by_day",
-    "month_by_mode",
     "month_to_date",
     "shared_quota",
     "total",
@@ -122,14 +121,8 @@ def total(lines: Iterable[UsageLine]) -> UsageLine:
 
 def month_to_date(org: Org, now: datetime, *, project: Project | None = None) -> UsageLine:
     """Sum the current UTC month up to today."""
-    return total(month_by_mode(org, now, project=project).values())
-
-
-def month_by_mode(org: Org, now: datetime, *, project: Project | None = None) -> dict[str, UsageLine]:
-    """Sum the current UTC month up to today for each auth mode, and so for each payer."""
     today = now.astimezone(UTC).date()
-    lines = usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project)
-    return {line.key: line for line in lines}
+    return total(usage_by(org, start=today.replace(day=1), end=today, group_by="mode", project=project))
 
 
 def calls_of_month(org: Org, now: datetime) -> dict[str, UsageLine]:

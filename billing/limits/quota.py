@@ -130,7 +130,7 @@ def _take_one_by_one(
         elif execute_each([_take_statement(org_id=org_id, day=day, count=1)]) == [1]:
             taken.append(run_id)
         else:
-            shared_spending.settle(day=day, released={org_id: amount}, spent={})
+            shared_spending.give_back(org_id=org_id, day=day, picodollars=amount)
     return taken, too_dear
 
 

@@ -63,13 +63,17 @@ def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
         )
         if not is_taken:
             if account != PLATFORM:
-                _change([(PLATFORM, 0, -picodollars)], day=day)
+                give_back(org_id=org_id, day=day, picodollars=picodollars, held=(1, 0))
             return read(account, day=day)
     return None
 
 
-def give_back(*, org_id: str, day: date, picodollars: int, held: Sequence[int]) -> None:
-    """Release what some of `take_statements` have held, by how many rows each has changed."""
+def give_back(*, org_id: str, day: date, picodollars: int, held: Sequence[int] = (1, 1)) -> None:
+    """
+    Release an amount that no run will use.
+
+    :param held: how many rows each of `take_statements` has changed
+    """
     accounts = [account for account, count in zip((PLATFORM, org_id), held, strict=True) if count]
     _change([(account, 0, -picodollars) for account in accounts], day=day)
 

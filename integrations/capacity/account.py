@@ -1,6 +1,7 @@
 """What the accounts at all capacity providers have in common: their test, and what an answer to it means."""
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from http import HTTPStatus
 
@@ -24,7 +25,7 @@ ANSWER_BYTES_MAX = limit(
 )
 
 
-class CapacityAccount:
+class CapacityAccount(ABC):
     """
     An account at a capacity provider, by its key. Each provider has a subclass.
 
@@ -36,13 +37,13 @@ class CapacityAccount:
     refused: Collection[int]
     rejection = ""
 
+    @abstractmethod
     def check_key(self, key: Secret, *, base_url: str = "") -> None:
         """:raises KeyKindRefused: if it is a key of another kind"""
-        raise NotImplementedError
 
+    @abstractmethod
     def list_request(self, credential: Credential) -> tuple[str, Mapping[str, str]]:
         """Return the address and the headers of a request for one sandbox of the account."""
-        raise NotImplementedError
 
     def check_workspace(self, workspace_id: str) -> None:
         """:raises FieldError: if it is no workspace of the provider, as a key there is bound to"""

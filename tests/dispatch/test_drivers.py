@@ -236,7 +236,7 @@ class TestACloud:
         asyncio.run(work())
 
     def test_destroys_the_one_of_the_row_only(self, stand_in: StandIn) -> None:
-        """Whatever its provider lists."""
+        """The list of its provider may hold more."""
 
         async def work() -> None:
             async with drivers(stand_in) as driver:

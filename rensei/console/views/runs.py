@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -149,11 +149,12 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     lines = visible_lines(request.access).filter(run_id=found.id).order_by("id")
     events = list(lines) if ended or found.is_agent else []
     of_calls = [event for event in events if event.kind != CostEvent.Kind.CAPACITY]
+    now = database_now()
     context = {
         "run": found,
         "ended": ended,
-        "asks_again": not ended or _awaits_line(found),
-        "now": database_now(),
+        "asks_again": not ended or _awaits_line(found, now=now),
+        "now": now,
         "repeatable": repeatable(visible_runs(request.access).filter(pk=found.pk)).exists(),
         "node": _node_of(found),
         "before": request.GET.get("before", ""),
@@ -170,9 +171,9 @@ def run(request: PageRequest, run_id: str) -> HttpResponse:
     return render(request, "console/run.html", context)
 
 
-def _awaits_line(ended: Run) -> bool:
+def _awaits_line(ended: Run, *, now: datetime) -> bool:
     """Return whether the line of a run's sandbox is due: it is written soon after the end of the run."""
-    is_due = ended.in_cloud and ended.finished_at is not None and database_now() - ended.finished_at < LINE_WITHIN
+    is_due = ended.in_cloud and ended.finished_at is not None and now - ended.finished_at < LINE_WITHIN
     return is_due and sandboxes_of(ended).filter(ended_at=None).exists()
 
 

@@ -155,7 +155,7 @@ class Vercel(Cloud):
             try:
                 made = await self._show(name_of(box_id))
             except SandboxFault as fault:
-                # It exists, whatever is said of it now.
+                # It exists. This refusal is about reading it only.
                 raise OutcomeUnknown(fault.reason) from fault
         match made:
             case {"session": {"id": str(session)}} | {"sandbox": {"currentSessionId": str(session)}}:
