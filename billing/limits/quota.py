@@ -7,33 +7,19 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 
+from django.db import connection
 from django.db.models import F, OuterRef, PositiveIntegerField, Subquery, Value
 from django.db.models.functions import Coalesce
 
 from billing.limits import shared_spending
 from billing.limits.shared_spending import PLATFORM, Spending
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
-from rensei.core.bulk import Statement, delete_all, execute_each, insert_all
+from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError, Said
 from rensei.core.money import dollars
 from rensei.core.periods import start_of, written
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
-
-# Every shared call runs these two statements. The ORM takes longer to build them than the database to execute them.
-# The condition repeats that of `limit_of`.
-_TAKE = """
-    UPDATE billing_sharedusage SET held = held + %(count)s
-    WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
-        (SELECT shared_runs_per_day FROM billing_entitlement WHERE org_id = %(org_id)s),
-        (SELECT shared_runs_per_day FROM billing_billingsetting),
-        %(default)s
-    )
-"""
-_RELEASE = """
-    UPDATE billing_sharedusage SET held = held - %(released)s, used = used + %(used)s
-    WHERE org_id = %(org_id)s AND day = %(day)s
-"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +64,15 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
     """
     assert_open()
     day = now.astimezone(UTC).date()
-    taken, too_dear = list(picodollars), dict[str, Spending]()
-    if not _take_together(org_id=org_id, day=day, picodollars=picodollars):
-        taken, too_dear = _take_one_by_one(org_id=org_id, day=day, picodollars=picodollars)
+    # The amount is held first: the platform's row is locked before that of any organization.
+    too_dear = _hold_amounts(org_id=org_id, day=day, picodollars=picodollars)
+    run_ids = [run_id for run_id in picodollars if run_id not in too_dear]
+    taken = run_ids
+    if run_ids and not _take(org_id=org_id, day=day, count=len(run_ids)):
+        SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
+        taken = [run_id for run_id in run_ids if _take(org_id=org_id, day=day, count=1)]
+        given_back = sum(picodollars[run_id] for run_id in set(run_ids) - set(taken))
+        shared_spending.settle(day=day, released={org_id: given_back}, spent={})
     holds = [
         Hold(run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now) for run_id in taken
     ]
@@ -95,43 +87,15 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
     }
 
 
-def _take_together(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> bool:
-    """
-    Take all runs in one round trip to the database, or none.
-
-    Fails also for an organization's first runs of a day, whose row does not exist yet.
-    """
-    amount, count = sum(picodollars.values()), len(picodollars)
-    # The amount is held first: the platform's row is locked before that of any organization, also where it is full.
-    locks = shared_spending.lock_statements()
-    taking = [
-        *shared_spending.take_statements(org_id=org_id, day=day, picodollars=amount),
-        _take_statement(org_id=org_id, day=day, count=count),
-    ]
-    *held, runs_taken = execute_each([*locks, *taking])[len(locks) :]
-    if all(held) and runs_taken:
-        return True
-    shared_spending.give_back(org_id=org_id, day=day, picodollars=amount, held=held)
-    if runs_taken:
-        execute_each([_release_statement(org_id=org_id, day=day, released=count, used=0)])
-    return False
-
-
-def _take_one_by_one(
-    *, org_id: str, day: date, picodollars: Mapping[str, int]
-) -> tuple[list[str], dict[str, Spending]]:
-    """Return the runs that were taken, and those that cost too much, each with the limit that it exceeds."""
-    SharedUsage.objects.bulk_create([SharedUsage(org_id=org_id, day=day)], ignore_conflicts=True)
-    taken, too_dear = [], {}
-    for run_id, amount in picodollars.items():
-        spending = shared_spending.take(org_id=org_id, day=day, picodollars=amount)
-        if spending is not None:
-            too_dear[run_id] = spending
-        elif execute_each([_take_statement(org_id=org_id, day=day, count=1)]) == [1]:
-            taken.append(run_id)
-        else:
-            shared_spending.give_back(org_id=org_id, day=day, picodollars=amount)
-    return taken, too_dear
+def _hold_amounts(*, org_id: str, day: date, picodollars: Mapping[str, int]) -> dict[str, Spending]:
+    """Hold what runs may cost, together or one by one. Returns the refused runs, each with the limit it exceeds."""
+    if shared_spending.take(org_id=org_id, day=day, picodollars=sum(picodollars.values())) is None:
+        return {}
+    met = {
+        run_id: shared_spending.take(org_id=org_id, day=day, picodollars=amount)
+        for run_id, amount in picodollars.items()
+    }
+    return {run_id: spending for run_id, spending in met.items() if spending is not None}
 
 
 def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[CostEvent] = ()) -> None:
@@ -150,12 +114,9 @@ def release_holds(*, spent: Mapping[str, bool], now: datetime, lines: Sequence[C
     _settle_amounts({run_id: (org_id, int(amount)) for run_id, org_id, _, amount in holds}, lines, now=now)
     released = Counter((org_id, day) for _, org_id, day, _ in holds)
     used = Counter((org_id, day) for run_id, org_id, day, _ in holds if spent[run_id])
-    execute_each(
-        [
-            _release_statement(org_id=org_id, day=day, released=released[org_id, day], used=used[org_id, day])
-            for org_id, day in sorted(released)
-        ]
-    )
+    for org_id, day in sorted(released):
+        with connection.cursor() as cursor:
+            cursor.execute(_RELEASE, [released[org_id, day], used[org_id, day], org_id, day.isoformat()])
 
 
 def _settle_amounts(holds: Mapping[str, tuple[str, int]], lines: Sequence[CostEvent], *, now: datetime) -> None:
@@ -205,17 +166,28 @@ def limit_of(org_id: str | OuterRef) -> Coalesce:
     )
 
 
-def _take_statement(*, org_id: str, day: date, count: int) -> Statement:
-    return _TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()}
-
-
-def _release_statement(*, org_id: str, day: date, released: int, used: int) -> Statement:
-    return _RELEASE, {"org_id": org_id, "day": day.isoformat(), "released": released, "used": used}
+def _take(*, org_id: str, day: date, count: int) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE, {"org_id": org_id, "day": day.isoformat(), "count": count, "default": _default_limit()})
+        return bool(cursor.rowcount)
 
 
 @cache
 def _default_limit() -> int:
     return BillingSetting().shared_runs_per_day
+
+
+# Every shared call runs these two statements. The ORM takes longer to build them than the database to execute them.
+# The condition repeats that of `limit_of`.
+_TAKE = """
+    UPDATE billing_sharedusage SET held = held + %(count)s
+    WHERE org_id = %(org_id)s AND day = %(day)s AND used + held + %(count)s <= COALESCE(
+        (SELECT shared_runs_per_day FROM billing_entitlement WHERE org_id = %(org_id)s),
+        (SELECT shared_runs_per_day FROM billing_billingsetting),
+        %(default)s
+    )
+"""
+_RELEASE = "UPDATE billing_sharedusage SET held = held - %s, used = used + %s WHERE org_id = %s AND day = %s"
 
 
 def _read(*, org_id: str, now: datetime) -> SharedQuota:

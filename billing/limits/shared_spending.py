@@ -17,7 +17,6 @@ from django.db.models.functions import Coalesce
 
 from billing.models import BillingSetting, CostEvent, Entitlement, SharedSpending
 from rensei.core.auth_modes import AuthMode
-from rensei.core.bulk import Statement, execute_each
 from rensei.core.transactions import assert_open
 from rensei.core.whole_numbers import WholeNumberField, at_most, plus
 from rensei.orgs.models import Org
@@ -36,23 +35,6 @@ class Spending:
     limit: int
 
 
-def lock_statements() -> list[Statement]:
-    """
-    Make the statement that locks the platform's row, which an UPDATE does not where the account has too little left.
-
-    SQLite has one writer.
-    """
-    if connection.vendor != "postgresql":
-        return []
-    lock = "SELECT FROM billing_sharedspending WHERE account = %(account)s FOR NO KEY UPDATE"
-    return [(lock, {"account": PLATFORM})]
-
-
-def take_statements(*, org_id: str, day: date, picodollars: int) -> list[Statement]:
-    """Make the statements that hold an amount, each of which changes one row if its account has enough left."""
-    return [_take_statement(account, day=day, picodollars=picodollars) for account in (PLATFORM, org_id)]
-
-
 def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
     """Hold an amount for an organization and for the platform. Returns the account with too little left, or None."""
     assert_open()
@@ -63,19 +45,9 @@ def take(*, org_id: str, day: date, picodollars: int) -> Spending | None:
         )
         if not is_taken:
             if account != PLATFORM:
-                give_back(org_id=org_id, day=day, picodollars=picodollars, held=(1, 0))
+                _change([(PLATFORM, 0, -picodollars)], day=day)
             return read(account, day=day)
     return None
-
-
-def give_back(*, org_id: str, day: date, picodollars: int, held: Sequence[int] = (1, 1)) -> None:
-    """
-    Release an amount that no run will use.
-
-    :param held: how many rows each of `take_statements` has changed
-    """
-    accounts = [account for account, count in zip((PLATFORM, org_id), held, strict=True) if count]
-    _change([(account, 0, -picodollars) for account in accounts], day=day)
 
 
 def settle(*, day: date, released: Mapping[str, int], spent: Mapping[str, int]) -> None:
@@ -128,23 +100,27 @@ def _make_row(account: str, *, day: date) -> bool:
 
 
 def _take(account: str, *, day: date, picodollars: int) -> bool:
-    return execute_each([_take_statement(account, day=day, picodollars=picodollars)]) == [1]
-
-
-def _take_statement(account: str, *, day: date, picodollars: int) -> Statement:
-    return _statements().take, {"account": account, "day": day.isoformat(), "amount": picodollars, **_defaults()}
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _statements().take,
+            {"account": account, "day": day.isoformat(), "amount": picodollars, **_defaults()},
+        )
+        return bool(cursor.rowcount)
 
 
 def _change(changes: Sequence[tuple[str, int, int]], *, day: date) -> None:
     """Add to the used and held amounts of rows, in the given order. Use on a past day changes nothing."""
-    change = _statements().change
-    rows: list[Statement] = [
-        (change, {"account": account, "day": day.isoformat(), "used": used, "held": held})
-        for account, used, held in changes
+    rows: list[dict[str, str | int]] = [
+        {"account": account, "day": day.isoformat(), "used": used, "held": held} for account, used, held in changes
     ]
-    changed = execute_each(rows)
-    missing = [row for row, count in zip(rows, changed, strict=True) if not count]
-    execute_each([row for row in missing if _make_row(row[1]["account"], day=day)])
+    with connection.cursor() as cursor:
+        # One round trip to the server for all rows.
+        cursor.executemany(_statements().change, rows)
+        if cursor.rowcount == len(rows):
+            return
+    missing = [row for row in rows if _make_row(str(row["account"]), day=day)]
+    with connection.cursor() as cursor:
+        cursor.executemany(_statements().change, missing)
 
 
 class _Statements(NamedTuple):

@@ -14,7 +14,6 @@ import orjson
 from django.db import connection
 from django.db.models import Field, Model, QuerySet
 
-Statement = tuple[str, Mapping[str, Any]]
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]
 
 
@@ -81,21 +80,6 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     sql, names_of, params = _updating(guarded, *(tuple(part) for part in rows[0]))
     objects = ({given: row[part][name] for given, part, name in names_of} for row in rows)
     return {found for (found,) in _execute(sql, objects, *params)}
-
-
-def execute_each(statements: Sequence[Statement]) -> list[int]:
-    """Execute statements in their order, on PostgreSQL in one round trip, and return how many rows each has changed."""
-    if not statements:
-        return []
-    with connection.cursor() as cursor:
-        if connection.vendor != "postgresql":
-            return [cursor.execute(sql, params).rowcount for sql, params in statements]
-        operations: Any = connection.ops
-        cursor.execute("; ".join(operations.compose_sql(sql, params) for sql, params in statements))
-        counts = [cursor.rowcount]
-        while cursor.nextset():
-            counts.append(cursor.rowcount)
-        return counts
 
 
 def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence[str]) -> list[tuple[Any, ...]]:

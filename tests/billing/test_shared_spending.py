@@ -1,6 +1,6 @@
 """What shared runs may cost the platform in a day: for each organization, and for all together."""
 
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -8,14 +8,11 @@ import pytest
 from django.db import connection, transaction
 
 from billing.integrity import reconciliation
-from billing.limits import quota
 from billing.limits.quota import SharedQuotaExceeded, release_holds, take_shared_run, take_shared_runs
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedSpending, SharedUsage
 from rensei.core.auth_modes import AuthMode
 from rensei.core.money import dollars
 from rensei.orgs.models import Org, User
-from tests.database import lock_waits
-from tests.waiting import wait_until
 
 NOON = datetime(2026, 3, 14, 12, tzinfo=UTC)
 DOLLAR = 10**12
@@ -192,30 +189,3 @@ class TestSideBySide:
         assert granted == 10 == held["all"][1] == held["acme"][1] + held["evil"][1]
         assert max(held["acme"][1], held["evil"][1]) <= 7
         assert sum(row.held for row in SharedUsage.objects.all()) == 10
-
-    @pytest.mark.postgres
-    @pytest.mark.django_db(transaction=True)
-    def test_of_a_group_that_does_not_fit_wait_for_a_settlement_and_for_no_other_order(
-        self, acme: Org, amounts: Any, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        amounts(org=50, platform=3)
-        take(acme, "run_1", 1)
-        one_by_one = quota._take_one_by_one
-        ends: list[Future[None]] = []
-
-        def take_while_another_ends(**wanted: Any) -> Any:
-            ends.append(pool.submit(end, acme, "run_1", 1))
-            wait_until(lock_waits, what="the wait of the settlement")
-            return one_by_one(**wanted)
-
-        monkeypatch.setattr(quota, "_take_one_by_one", take_while_another_ends)
-        with ThreadPoolExecutor(1) as pool:
-            with transaction.atomic():
-                refused = take_shared_runs(
-                    org_id=acme.pk, picodollars={f"run_{number}": 2 * DOLLAR for number in (2, 3)}, now=NOON
-                )
-            ends[0].result()
-            pool.submit(lambda: connection.close()).result()
-
-        assert list(refused) == ["run_3"]
-        assert rows() == {"all": (1, 2), "acme": (1, 2)}
