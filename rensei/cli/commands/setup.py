@@ -3,21 +3,21 @@
 import platform
 import sys
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Annotated, Any
 
 import typer
 
-from rensei import __version__
-from rensei.cli import config, tokens
+from rensei.cli import config
 from rensei.cli.app import app
+from rensei.cli.checks import check_all, show
 from rensei.cli.client import Client, at
 from rensei.cli.config import Context
-from rensei.cli.errors import ADD_ALL, Refused
+from rensei.cli.errors import Refused
 from rensei.cli.inputs import read_secret
 from rensei.cli.machine import logins
 from rensei.cli.machine.runners import Login
-from rensei.cli.output import Columns, Output, Text
+from rensei.cli.output import Output
 from rensei.cli.session import Flags, Session, check_org, check_url, command, note_versions
 from rensei.cli.tokens import TokenUnreadable
 
@@ -59,24 +59,7 @@ def setup(
 @command(app, "doctor")
 def doctor(session: Session) -> None:
     """Check everything that this command needs. Ends with 1 where something is missing."""
-    _show(session.output, _check_all(session))
-
-
-def _show(output: Output, checks: "list[_Check]") -> None:
-    """:raises Refused: if something is missing"""
-    columns: Columns = {
-        "": lambda row: "ok" if row["ok"] else "MISSING",
-        "What": "what",
-        "Found": Text("found"),
-    }
-    rows = [{"what": one.what, "ok": one.ok, "found": one.found, "fix": one.fix} for one in checks]
-    output.table({"next": None, "previous": None, "results": rows}, columns)
-    for one in checks:
-        if one.fix and not output.as_json:
-            output.text(f"{one.what}: {one.found.rstrip('.')}. Next: {one.fix}\n")
-    missing = [one.what for one in checks if not one.ok]
-    if missing:
-        raise Refused("SETUP_INCOMPLETE", f"Something is missing: {', '.join(missing)}.")
+    show(session.output, check_all(session))
 
 
 class _Setup:
@@ -186,8 +169,8 @@ class _Setup:
             self._output.json({**stored, "hostId": self._context.host_id, "login": self._context.login})
             return
         session = Session(flags=Flags(url=self._context.url, org=self._context.org))
-        checks = _check_all(session, login=self._logins.get(self._context.login or ""))
-        _show(self._output, checks)
+        checks = check_all(session, login=self._logins.get(self._context.login or ""))
+        show(self._output, checks)
         self._output.note("Ready. Next:")
         for line in (
             "rensei doctor                          check everything",
@@ -264,82 +247,6 @@ class _Setup:
         if not self._asks:
             raise Refused("SETTING_MISSING", f"{what} is not known.", fix=f"Give it with {flag}.")
         return str(typer.prompt(what, default=usual, err=True, show_default=bool(usual)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Check:
-    what: str
-    ok: bool
-    found: str
-    fix: str = ""
-
-
-def _check_all(session: Session, *, login: Login | None = None) -> list[_Check]:
-    """Check every step. Checking a login takes seconds, so one that was already checked is not checked again."""
-    checks = [_Check(what="Command", ok=True, found=f"version {__version__}, Python {platform.python_version()}")]
-    place = config.path()
-    if place.exists():
-        closed = place.stat().st_mode & 0o077 == 0 or sys.platform == "win32"
-        checks.append(
-            _Check(what="Configuration", ok=closed, found=str(place), fix="" if closed else f"chmod 600 {place}")
-        )
-    try:
-        if session.explicit_token or session.context:
-            checks.append(_check_token(session))
-        client = session.client
-        me = client.get("me")
-    except Refused as refused:
-        return [*checks, _Check(what="Server", ok=False, found=refused.detail, fix=refused.fix)]
-    version = client.server_version or "unknown"
-    same = client.server_version in (None, __version__)
-    checks.append(
-        _Check(
-            what="Server",
-            ok=same,
-            found=f"{client.url}, version {version}",
-            fix="" if same else f"Install version {version} of this command.",
-        )
-    )
-    checks.append(_Check(what="Sign-in", ok=True, found=f"{me['user']['email']}, {me['role']} of {me['org']['slug']}"))
-    if session.project:
-        checks.append(_check_project(client, session.project))
-    context = session.context
-    if context and context.host_id and session.explicit_token and me["host"] is None:
-        other = f"the token of this call is not that of {context.host_id}: no host sessions"
-        return [*checks, _Check(what="Machine", ok=True, found=other, fix="Leave RENSEI_AUTH_TOKEN and --token out.")]
-    if me["host"] is None or context is None:
-        return [
-            *checks,
-            _Check(what="Machine", ok=True, found="not registered: no host sessions here", fix="rensei setup"),
-        ]
-    checks.append(_Check(what="Machine", ok=True, found=f"{me['host']['name']} ({me['host']['id']})"))
-    try:
-        found = login or logins.runner_for(context).look()
-    except Refused as refused:
-        # Only host sessions need a login.
-        return [*checks, _Check(what="Anthropic login", ok=True, found="none: no host sessions here", fix=refused.fix)]
-    return [*checks, _Check(what="Anthropic login", ok=found.works, found=found.detail, fix=found.fix)]
-
-
-def _check_token(session: Session) -> _Check:
-    """:raises Refused: if the keyring has the token, and does not return it"""
-    context = session.context
-    if session.explicit_token or context is None:
-        where = "--token" if session.flags.token else "RENSEI_AUTH_TOKEN"
-        return _Check(what="Token", ok=True, found=f"{where}, for this call")
-    config.token_of(context)
-    if not context.token:
-        return _Check(what="Token", ok=True, found=f"the keyring: {tokens.keyring_name()}")
-    fix = "" if tokens.is_installed() else f"The keyring of this system could keep it. {ADD_ALL}"
-    return _Check(what="Token", ok=True, found=f"{config.path()}, which only you can read", fix=fix)
-
-
-def _check_project(client: Client, project: str) -> _Check:
-    try:
-        found = client.get(at("projects", project))
-    except Refused as refused:
-        return _Check(what="Project", ok=False, found=refused.detail, fix=f"rensei project create {project}")
-    return _Check(what="Project", ok=True, found=f"{found['id']}, {found['name']}")
 
 
 def _still_works(url: str, token: str) -> bool:
