@@ -212,7 +212,7 @@ class StandIn:
 
     async def _open(self) -> None:
         self._session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True))
-        self._certificate = _certificate(self.folder, "rensei.example.com")
+        self._certificate = _certificate(self.folder, "*.example.com")
         application = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[self._judge])
         for method, path, answer in self.routes():
             application.router.add_route(method, path, answer)

@@ -34,6 +34,8 @@ class Program:
     """What an agent was given. The values of its environment are not shown: they may be credentials."""
 
     command: str
+    repository: str
+    ref: str
     files: Sequence[tuple[str, int]]
     variables: Sequence[str]
     outputs: Sequence[str]
@@ -77,9 +79,11 @@ class LeftOut:
 def program_of(body: Mapping[str, Any]) -> Program:
     """Read what a stored input says of its agent."""
     agent = body["agent"]
-    program = agent["program"]
+    program, git = agent["program"], agent.get("git") or {"url": "", "ref": ""}
     return Program(
         command=program if isinstance(program, str) else shlex.join(program),
+        repository=git["url"],
+        ref=git["ref"],
         files=[(file["path"], len(agents.content_of(file))) for file in agent["files"]],
         variables=sorted(agent["env"]),
         outputs=agent["outputs"],

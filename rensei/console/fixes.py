@@ -54,6 +54,8 @@ FIXES = {
     "SANDBOX_LOST": AGAIN,
     "AGENT_FAILED": AGAIN,
     "AGENT_PROGRAM_UNAVAILABLE": OPERATOR,
+    "GIT_HOST_NOT_ALLOWED": Fix("See the pools", "capacity"),
+    "GIT_CLONE_FAILED": AGAIN,
     "POOL_CANNOT_REACH_SERVER": OPERATOR,
     "POOL_CREDENTIAL_REFUSED": Fix("Test the key", "integrations"),
     "POOL_FULL": AGAIN,

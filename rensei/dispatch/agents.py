@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
+from urllib.parse import urlsplit
 
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.json_fields import members
@@ -47,6 +48,14 @@ CALLS_MAX = limit(
 CLAUDE_CODE = "claude-code"
 # What the program finds in its environment, so that no caller can send it elsewhere.
 RESERVED = ("ANTHROPIC_BASE_URL", "ANTHROPIC_AUTH_TOKEN", "ANTHROPIC_API_KEY", "ANTHROPIC_MODEL")
+URL_CHARACTERS_MAX, REF_CHARACTERS_MAX, LOGIN_CHARACTERS_MAX = 1000, 255, 1024
+# The revision that a repository shows by itself, and the user name that most hosts take with any token.
+DEFAULT_REF, DEFAULT_USERNAME = "HEAD", "x-access-token"
+_HTTPS_PORT = 443
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?")
+# A branch, a tag or a commit. Never an option, a refspec, or what git itself refuses.
+_REF = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/+@#-]*[A-Za-z0-9_+@#-])?")
+_VISIBLE = re.compile(r"[!-~]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")
 # Why a file that matches is not kept.
 REASONS = ("TOO_MANY", "TOO_LARGE", "LINK", "NOT_A_FILE", "NAME")
@@ -62,6 +71,38 @@ FORM = {
                     {"type": "string", "enum": [CLAUDE_CODE]},
                     {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": ARGUMENTS_MAX},
                 ],
+            },
+            "git": {
+                **members(
+                    {
+                        "url": {
+                            "description": "https address of a repository, whose host the pool's `egress` names",
+                            "type": "string",
+                            "maxLength": URL_CHARACTERS_MAX,
+                        },
+                        "ref": {
+                            "description": "Branch, tag or commit. The only revision that is fetched",
+                            "type": "string",
+                            "maxLength": REF_CHARACTERS_MAX,
+                            "default": DEFAULT_REF,
+                        },
+                        "token": {
+                            "description": "Deploy token. It is sealed, and deleted after the run",
+                            "type": "string",
+                            "maxLength": LOGIN_CHARACTERS_MAX,
+                            "writeOnly": True,
+                        },
+                        "username": {
+                            "description": "User name that belongs to the token, where the host needs one",
+                            "type": "string",
+                            "maxLength": LOGIN_CHARACTERS_MAX,
+                            "default": DEFAULT_USERNAME,
+                        },
+                    }
+                ),
+                "description": "Repository that is cloned into `/workspace`, before `files` are put there. Only on "
+                "pools in a cloud",
+                "required": ["url"],
             },
             "files": {
                 "description": "Files that are put into `/workspace`",
@@ -147,13 +188,12 @@ def checked(value: Mapping[str, Any], *, pointer: str = "/agent") -> dict[str, A
     """
     for name in value:
         if name not in FORM["properties"]:
-            reason = "An agent has `program`, `files`, `env`, `outputs`, `maxTurns` and `timeoutSeconds` only."
-            if name == "git":
-                reason = "`git` is not offered yet. Send the files in `files`."
+            reason = "An agent has `program`, `git`, `files`, `env`, `outputs`, `maxTurns` and `timeoutSeconds` only."
             raise FieldError(pointer=f"{pointer}{json_pointer(name)}", reason=reason)
     program = _program(value.get("program"), pointer=f"{pointer}/program")
     return {
         "program": program,
+        **({"git": checked_repository(value["git"], pointer=f"{pointer}/git")} if value.get("git") is not None else {}),
         "files": _files(value.get("files", []), pointer=f"{pointer}/files"),
         "env": _variables(value.get("env", {}), pointer=f"{pointer}/env"),
         "outputs": _patterns(value.get("outputs", []), pointer=f"{pointer}/outputs"),
@@ -177,6 +217,26 @@ def require_fitting(fields: Mapping[str, Any]) -> None:
         raise FieldError(
             pointer="/maxCostUsd", reason='Give the most that the agent may cost, as in "maxCostUsd": "2".'
         )
+
+
+def git_host(agent: Mapping[str, Any] | None) -> str:
+    """Return the host of the repository that is cloned for an agent, or ""."""
+    git = (agent or {}).get("git")
+    return (urlsplit(git["url"]).hostname or "") if git else ""
+
+
+def without_token(body: dict[str, Any]) -> dict[str, Any]:
+    """Return an input without the deploy token in it, if it has one. The input itself is not changed."""
+    agent = body.get("agent") or {}
+    if not agent.get("git", {}).get("token"):
+        return body
+    return {**body, "agent": {**agent, "git": {**agent["git"], "token": None}}}
+
+
+def lacks_token(agent: Mapping[str, Any] | None) -> bool:
+    """Whether a stored definition had a deploy token, which is not in it any more."""
+    git = (agent or {}).get("git", {})
+    return "token" in git and git["token"] is None
 
 
 def path_fault(path: object) -> str:
@@ -225,6 +285,63 @@ def _program(value: Any, *, pointer: str) -> str | list[str]:
         reason = f"A command is at most {ARGUMENTS_MAX} texts and {ARGUMENT_BYTES_MAX // 1024} KiB, without null bytes."
         raise FieldError(pointer=pointer, reason=f"{reason} Send what is longer in `files`.")
     return value
+
+
+def checked_repository(value: Any, *, pointer: str) -> dict[str, str]:
+    """
+    Check what is to be cloned for an agent, and fill in what is left out.
+
+    :raises FieldError: for the first invalid part
+    """
+    if not isinstance(value, dict) or "url" not in value or not value.keys() <= {"url", "ref", "token", "username"}:
+        raise FieldError(pointer=pointer, reason="`git` has `url`, and may have `ref`, `token` and `username`.")
+    git = {"url": value["url"], "ref": value.get("ref", DEFAULT_REF)}
+    if fault := _url_fault(git["url"]):
+        raise FieldError(
+            pointer=f"{pointer}/url",
+            reason=f"The address {fault}. Write it as https://git.example.com/team/project.git.",
+        )
+    if fault := _ref_fault(git["ref"]):
+        raise FieldError(pointer=f"{pointer}/ref", reason=f"The ref {fault}. Name a branch, a tag or a commit.")
+    if value.get("token") is None:
+        if value.get("username") is not None:
+            raise FieldError(pointer=f"{pointer}/username", reason="A user name is given with a `token`.")
+        return git
+    login = {"token": value["token"], "username": value.get("username", DEFAULT_USERNAME)}
+    for name, text in login.items():
+        is_text = isinstance(text, str) and len(text) <= LOGIN_CHARACTERS_MAX and _VISIBLE.fullmatch(text)
+        if not is_text or (name == "username" and ":" in text):
+            reason = f"`{name}` is a text of at most {LOGIN_CHARACTERS_MAX} visible characters of ASCII, without spaces"
+            raise FieldError(
+                pointer=f"{pointer}/{name}", reason=f"{reason}{' and colons' if name == 'username' else ''}."
+            )
+    return {**git, **login}
+
+
+def _url_fault(url: Any) -> str:
+    """Return why an address is none of a repository that is cloned, or ""."""
+    if not isinstance(url, str) or len(url) > URL_CHARACTERS_MAX or not _VISIBLE.fullmatch(url):
+        return f"is no text of at most {URL_CHARACTERS_MAX} visible characters of ASCII"
+    try:
+        parts, port = urlsplit(url), urlsplit(url).port
+    except ValueError:
+        return "is not valid"
+    if "@" in parts.netloc:
+        return "has a user name or a token in it, which belongs into `token`"
+    if parts.scheme != "https" or port not in {None, _HTTPS_PORT}:
+        return f"is none of https on port {_HTTPS_PORT}"
+    if not _HOST.fullmatch(parts.hostname or "") or not parts.path.strip("/") or "?" in url or "#" in url:
+        return "has not just a host and a path"
+    return ""
+
+
+def _ref_fault(ref: Any) -> str:
+    if not isinstance(ref, str) or len(ref) > REF_CHARACTERS_MAX or not _REF.fullmatch(ref):
+        return "is no name that git has"
+    is_wrong = any(each in ref for each in ("..", "//", "@{")) or any(
+        part.startswith(".") or part.endswith((".", ".lock")) for part in ref.split("/")
+    )
+    return "is no name that git has" if is_wrong else ""
 
 
 def _files(value: Any, *, pointer: str) -> list[dict[str, Any]]:

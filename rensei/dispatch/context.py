@@ -70,6 +70,8 @@ class DispatchContext:
     is_agent: bool = False
     # Whether that program is the Claude Code of the workers.
     is_claude_code: bool = False
+    # The host of the repository that is cloned for it.
+    git_host: str = ""
     caps: Sequence[SpendCap] = ()
     bytes_to_store: int = 0
 

@@ -1,5 +1,6 @@
 """
-Inputs in which a key was found: the stored one has a mark in its place, and the original is sealed.
+Inputs in which a key was found: the stored one has a mark in its place, and the original is sealed. Those with the
+deploy token of an agent are kept in the same way.
 
 The call goes to the provider as the caller sent it, so the worker opens the original. It is deleted within ten minutes
 after the end of the run.
@@ -22,6 +23,7 @@ from rensei.core import jobs
 from rensei.core.querysets import pages
 from rensei.core.secret import Secret
 from rensei.core.transactions import durable
+from rensei.dispatch import agents
 from rensei.dispatch.models import Run, RunInput
 from rensei.dispatch.modes.base import why_of
 from rensei.orgs import storage
@@ -32,16 +34,17 @@ BATCH = 100
 
 def without_keys(run: Run, body: dict[str, Any]) -> tuple[RunInput, Leaks]:
     """
-    Build the stored input of a run, and blot out known keys in it and in the run's metadata.
+    Build the stored input of a run, and blot out known keys in it and in the run's metadata, and a deploy token.
 
     :raises CredentialUnreadable: if the vault cannot seal the original now
     """
     found = leaks.find([body, run.metadata], org=run.org)
-    if not found:
+    stored = agents.without_token(body)
+    if not found and stored is body:
         return RunInput(run=run, body=body), found
     original = Secret(json.dumps(body, ensure_ascii=False))
     run.metadata = found.blot(run.metadata)
-    return RunInput(run=run, body=found.blot(body), original=vault.seal(original, context=_place_of(run))), found
+    return RunInput(run=run, body=found.blot(stored), original=vault.seal(original, context=_place_of(run))), found
 
 
 def body_of(run: Run) -> dict[str, Any]:

@@ -192,6 +192,9 @@ class _Check:
         if isinstance(agent, dict):
             try:
                 definition = agents.checked(agent, pointer=f"{pointer}/agent")
+                if definition.get("git", {}).get("token"):
+                    reason = "A workflow is stored as it is, so that it takes no token. Clone a public repository."
+                    self._refuse(f"{pointer}/agent/git/token", reason)
             except FieldError as fault:
                 for one in fault.errors:
                     self._refuse(one["pointer"], one["detail"])

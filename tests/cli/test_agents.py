@@ -53,6 +53,21 @@ class TestAgentRun:
         assert result.returncode == 2
         assert "--program" in result.stderr
 
+    def test_sends_a_repository_with_a_token_from_standard_input(self, terminal, make_profile, connect):
+        connect()
+        command = f"rensei agent run --profile {make_profile()} --max-cost 1 --program true"
+        git = "--git https://git.example.com/a.git --ref main --git-token --git-user deploy"
+
+        result = terminal.run(f"{command} {git} Task", given="secret-token\n")
+
+        assert result.returncode == 1
+        assert "GIT_HOST_NOT_ALLOWED" in result.stderr or "NO_ELIGIBLE_POOL" in result.stderr
+        assert "secret-token" not in result.stdout + result.stderr
+
+    @pytest.mark.parametrize("given", ["--ref main Task", "--git https://a.example.com/b --git-token -- -"])
+    def test_is_refused_where_the_repository_is_not_clear(self, terminal, given):
+        assert terminal.run(f"rensei agent run --max-cost 1 {given}").returncode == 2
+
     def test_is_claude_code_without_a_program(self, terminal, make_profile, connect):
         connect()
         WorkerHeartbeat.objects.update_or_create(

@@ -12,8 +12,10 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 
 from billing.models import CostEvent
+from integrations.keys import services as integrations
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.secret import Secret
 from rensei.dispatch import agents, services, stored_bytes
 from rensei.dispatch.models import Run, RunFile, Sandbox
 from rensei.dispatch.pools import agent_runner
@@ -261,6 +263,8 @@ class TestThePlayground:
             ("env", "ANTHROPIC_MODEL=x", "none that the sandbox sets"),
             ("outputs", "/etc/*", "The pattern is absolute."),
             ("pool", "local", "local is not one of the available choices"),
+            ("git_url", "http://git.example.com/a.git", "The address is none of https on port 443."),
+            ("git_url", "https://git.example.com/a.git", "its sandboxes have no network"),
         ],
     )
     def test_says_what_is_wrong_beside_its_field(self, page, field, value, said):
@@ -288,6 +292,30 @@ class TestThePlayground:
         assert (agent["program"], agent["maxTurns"]) == ("claude-code", 3)
         assert '<option value="claude-code" selected>' in again
         assert "claude-code" in page.get(f"{RUNS}/{run.id}").content.decode()
+
+    def test_takes_a_repository_with_a_token_that_no_page_shows(self, page, agent, integration, ada_access, settings):
+        settings.PUBLIC_URL = "https://rensei.example.com"
+        integrations.add_integration(ada_access, provider="e2b", api_key=Secret("e2b_" + "a" * 40))
+        config = {"egress": ["git.example.com"]}
+        services.create_pool(ada_access, name="cloud", provider_id="e2b", config=config)
+        given = {"git_url": "https://git.example.com/a.git", "git_ref": "main", "git_token": "glpat-secret"}
+        asked = {"profile": "prof_deep", **ASKED, "pool": "cloud", **given}
+
+        updated = page.post(PLAYGROUND, {**asked, "action": "update"})
+        answer = page.post(PLAYGROUND, asked)
+
+        run = Run.objects.select_related("input").latest("id")
+        assert answer["Location"] == f"{RUNS}/{run.id}"
+        assert run.input.body["agent"]["git"] == {
+            "url": "https://git.example.com/a.git",
+            "ref": "main",
+            "token": None,
+            "username": "x-access-token",
+        }
+        pages = [updated, page.get(f"{RUNS}/{run.id}"), page.get(f"{PLAYGROUND}?run={run.id}")]
+        for shown_page in pages:
+            html = shown_page.content.decode()
+            assert ("https://git.example.com/a.git" in html, "glpat-secret" in html) == (True, False)
 
     def test_says_that_a_name_is_given_twice(self, page):
         files = [SimpleUploadedFile("a.py", b"1"), SimpleUploadedFile("a.py", b"2")]

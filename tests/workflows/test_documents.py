@@ -189,6 +189,13 @@ FAULTS = {
         "config.effort",
         "is not known here",
     ),
+    "agent-with-a-token": (
+        an_agent("maxCostUsd: '2'", "agent: {program: [a], git: {url: https://git.example.com/a, token: t}}"),
+        5,
+        "a",
+        "config.agent.git.token",
+        "takes no token",
+    ),
     "agent-path-climbs": (
         an_agent("maxCostUsd: '2'", "agent: {program: [a], files: [{path: ../a, content: ''}]}"),
         5,

@@ -16,7 +16,7 @@ from rensei.cli.commands.dispatch import post_run
 from rensei.cli.commands.profiles import Pool
 from rensei.cli.commands.runs import watch
 from rensei.cli.errors import Refused
-from rensei.cli.inputs import read_text
+from rensei.cli.inputs import read_secret, read_text
 from rensei.cli.session import Session, command
 
 agents = group("agent", help="Programs that work in a sandbox, and call the model as often as they need.")
@@ -37,6 +37,16 @@ def run_agent(
         str | None,
         typer.Option(metavar="CMD", help="A program and its arguments, as a shell divides them; else Claude Code"),
     ] = None,
+    git: Annotated[
+        str | None, typer.Option(metavar="URL", help="A repository that is cloned into /workspace, in a cloud")
+    ] = None,
+    ref: Annotated[str | None, typer.Option(help="Branch, tag or commit of it")] = None,
+    git_token: Annotated[
+        bool, typer.Option("--git-token", help="Ask for a deploy token, or read it from standard input")
+    ] = False,
+    git_user: Annotated[
+        str | None, typer.Option(metavar="NAME", help="User name of the token, if it needs one")
+    ] = None,
     upload: Annotated[Path | None, typer.Option(metavar="DIR", help="Its files are put into /workspace")] = None,
     download: Annotated[Path | None, typer.Option(metavar="DIR", help="Where to put the files that are kept")] = None,
     output: Annotated[
@@ -55,7 +65,18 @@ def run_agent(
 
     The files that are kept are downloaded however the run ends. Ends with 0 where the program did.
     """
+    if git is None and (ref is not None or git_token or git_user is not None):
+        raise typer.BadParameter("name a repository with --git.", param_hint="--git")
+    if git_token and prompt == "-":
+        raise typer.BadParameter("standard input is the task already.", param_hint="--git-token")
+    repository: dict[str, Any] = {
+        "url": git,
+        "ref": ref,
+        "token": read_secret("The deploy token") if git_token else None,
+        "username": git_user,
+    }
     agent: dict[str, Any] = {
+        "git": {name: value for name, value in repository.items() if value is not None} or None,
         "program": _divided(program) if program is not None else "claude-code",
         "files": list(_files_of(upload)) if upload is not None else [],
         "outputs": output or (["**"] if download is not None else []),

@@ -48,6 +48,41 @@ class AgentForm(RefusableForm):
         required=False,
         help_text=f"Put into /workspace under their names. At most {agents.FILES_BYTES_MAX // MIB} MiB.",
     )
+    git_url = forms.CharField(
+        label="Repository",
+        required=False,
+        strip=True,
+        help_text="Cloned into /workspace before the files are put there, in a pool that may reach its host.",
+        widget=forms.TextInput(
+            attrs={
+                "class": MONO,
+                "placeholder": "https://github.com/team/project.git",
+                "autocomplete": "off",
+                "spellcheck": "false",
+            }
+        ),
+    )
+    git_ref = forms.CharField(
+        label="Ref",
+        required=False,
+        strip=True,
+        help_text="A branch, a tag or a commit. The default branch without one.",
+        widget=forms.TextInput(attrs={"class": MONO, "autocomplete": "off", "spellcheck": "false"}),
+    )
+    git_token = forms.CharField(
+        label="Deploy token",
+        required=False,
+        strip=True,
+        help_text="Sealed, and deleted after the run.",
+        widget=forms.PasswordInput(attrs={"class": MONO, "autocomplete": "off", "spellcheck": "false"}),
+    )
+    git_username = forms.CharField(
+        label="User of the token",
+        required=False,
+        strip=True,
+        help_text="Only where the host needs one, as GitLab does for its deploy tokens.",
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+    )
     outputs = forms.CharField(
         label="Files to keep",
         required=False,
@@ -137,6 +172,12 @@ class AgentForm(RefusableForm):
             raise forms.ValidationError(f"Line {unclear[0]} has no =. Write NAME=value.")
         return {name.strip(): value for _, name, _, value in pairs}
 
+    def repository(self) -> dict[str, str] | None:
+        """Return what is to be cloned, as far as the form has it."""
+        names = {"url": "git_url", "ref": "git_ref", "token": "git_token", "username": "git_username"}
+        given = {name: self.cleaned_data.get(field) for name, field in names.items()}
+        return {name: text for name, text in given.items() if text} if given["url"] else None
+
     def definition(self) -> dict[str, Any]:
         """
         Return the agent of a form that is valid.
@@ -147,6 +188,7 @@ class AgentForm(RefusableForm):
         return agents.checked(
             {
                 "program": fields["program"],
+                "git": self.repository(),
                 "files": [agents.given_file(file.name, file.read()) for file in fields["uploads"]],
                 "env": fields["env"],
                 "outputs": fields["outputs"],

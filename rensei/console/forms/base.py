@@ -15,6 +15,7 @@ FIELD_OF_CODE = {
     "MODEL_RETIRED": "model_id",
     "NO_ELIGIBLE_POOL": "pool",
     "AGENT_PROGRAM_UNAVAILABLE": "kind",
+    "GIT_HOST_NOT_ALLOWED": "git_url",
     "IMAGES_NOT_SUPPORTED": "images",
     "INVALID_IMAGE": "images",
 }
@@ -79,6 +80,7 @@ class RefusableForm(forms.Form):
         field.choices = choices
 
     def _field_of(self, pointer: str) -> str:
-        first = pointer.strip("/").removeprefix("federation/").removeprefix("agent/").partition("/")[0]
+        inner = pointer.strip("/").removeprefix("federation/").removeprefix("agent/")
+        first = inner.replace("git/", "git_") if inner.startswith("git/") else inner.partition("/")[0]
         name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in first)
         return FIELD_OF_NAME.get(name, name)

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -16,13 +17,13 @@ from rensei.console.access import PageRequest, page
 from rensei.console.forms.agents import OWN, AgentForm
 from rensei.console.run_texts import last_question
 from rensei.console.views.playground import chosen_of, entries_of, preview_of
-from rensei.core.errors import NotFound, RenseiError
+from rensei.core.errors import FieldError, NotFound, RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
 from rensei.dispatch import capacity, pools
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.repeating import repeated_request
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
-from rensei.dispatch.agents import CLAUDE_CODE
+from rensei.dispatch.agents import CLAUDE_CODE, checked_repository
 from rensei.dispatch.capacity import PoolState
 from rensei.dispatch.context import Known
 from rensei.dispatch.models import Run
@@ -115,10 +116,19 @@ def _preview(access: Access, form: AgentForm, chosen: ModelProfile | None) -> di
         pool=fields.get("pool") or first,
         max_tokens=fields.get("max_tokens"),
         max_cost_picodollars=in_picodollars(Decimal(cost)),
-        agent={"program": CLAUDE_CODE if fields.get("kind") == CLAUDE_CODE else []},
+        agent=_preview_of_agent(form, fields.get("kind")),
     )
     known = Known(standing=snapshot_of(access.org), entries=entries_of(access, chosen), profile=chosen)
     return preview_of(access, asked, known)
+
+
+def _preview_of_agent(form: AgentForm, kind: str | None) -> dict[str, Any]:
+    """Return of an agent what decides whether it can be dispatched, as far as the form has it."""
+    agent: dict[str, Any] = {"program": CLAUDE_CODE if kind == CLAUDE_CODE else []}
+    if form.is_bound and (repository := form.repository()):
+        with suppress(FieldError):
+            agent["git"] = checked_repository(repository, pointer="")
+    return agent
 
 
 def _again(access: Access, run_id: str | None) -> dict[str, Any]:
@@ -140,6 +150,9 @@ def _options(run: Run) -> dict[str, Any]:
         "kind": CLAUDE_CODE if is_claude_code else OWN,
         "program": "" if is_claude_code else shlex.join(program),
         "max_turns": asked.agent.get("maxTurns"),
+        "git_url": asked.agent.get("git", {}).get("url", ""),
+        "git_ref": asked.agent.get("git", {}).get("ref", ""),
+        "git_username": asked.agent.get("git", {}).get("username", ""),
         "text": last_question(run.input.body),
         "outputs": "\n".join(asked.agent["outputs"]),
         "max_cost_usd": Decimal(asked.max_cost_picodollars or 0) / PICODOLLARS_PER_DOLLAR,

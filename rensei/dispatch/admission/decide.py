@@ -21,7 +21,7 @@ from rensei.core.errors import FieldError, NotFound, RenseiError, named_in
 from rensei.dispatch import context, pools, run_caps
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.requests import DispatchRequest
-from rensei.dispatch.agents import CLAUDE_CODE
+from rensei.dispatch.agents import CLAUDE_CODE, git_host
 from rensei.dispatch.context import DispatchContext, Known
 from rensei.dispatch.models import Run
 from rensei.dispatch.modes import MODES
@@ -102,7 +102,8 @@ def decide(found: DispatchContext, request: DispatchRequest) -> DispatchDecision
         found = replace(found, run_cap=request.max_cost_picodollars)
     if request.agent is not None:
         is_claude_code = request.agent["program"] == CLAUDE_CODE
-        found = replace(found, is_agent=True, is_claude_code=is_claude_code)
+        host = git_host(request.agent)
+        found = replace(found, is_agent=True, is_claude_code=is_claude_code, git_host=host)
     decision = resolve(
         profile_modes=profile.auth_modes,
         provider=profile.provider,
@@ -223,6 +224,8 @@ def _require_driver(found: DispatchContext, at_most: int | None) -> None:
         found.pool.require_agents()
     if found.is_claude_code:
         found.pool.require_claude_code()
+    if found.git_host:
+        found.pool.require_git(found.git_host)
 
 
 def _require_storage(found: DispatchContext, at_most: int | None) -> None:

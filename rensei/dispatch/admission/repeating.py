@@ -1,7 +1,8 @@
 """Repeat a run: rebuild its request so that the provider gets the same input again."""
 
 from catalog.providers import PROVIDERS
-from rensei.core.errors import NotFound, RenseiError, Said
+from rensei.core.errors import FieldError, NotFound, RenseiError, Said
+from rensei.dispatch import agents
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest
 from rensei.dispatch.models import Run, RunQuerySet
@@ -28,10 +29,15 @@ def repeat(access: Access, run: Run) -> Run:
     Dispatch the input of a run again, by its profile's modes and the current policies.
 
     :raises ProfileDeleted: if the run's profile is not there any more
+    :raises FieldError: if it had a deploy token, which is not kept
     :raises RenseiError: as any dispatch
     """
+    asked = repeated_request(run)
+    if agents.lacks_token(asked.agent):
+        reason = "The deploy token of this run was not kept. Dispatch its input again with a token."
+        raise FieldError(pointer="/agent/git/token", reason=reason)
     try:
-        return admit.dispatch(access, repeated_request(run))
+        return admit.dispatch(access, asked)
     except NotFound as absent:
         raise ProfileDeleted(profile_id=run.profile_id) from absent
 

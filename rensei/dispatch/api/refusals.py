@@ -8,7 +8,7 @@ from rensei.core.errors import NotFound, RenseiError
 from rensei.dispatch.admission.decide import ProfileRequired
 from rensei.dispatch.idempotency import IdempotencyKeyReused
 from rensei.dispatch.modes import MODES
-from rensei.dispatch.pools import AgentProgramUnavailable, NoEligiblePool
+from rensei.dispatch.pools import AgentProgramUnavailable, GitHostNotAllowed, NoEligiblePool
 from rensei.dispatch.pools.accounts import CloudCannotReachServer
 from rensei.dispatch.run_caps import RunCostExceeded
 from rensei.orgs.kill_switches import OrgSuspended, PausedByOperator
@@ -32,6 +32,7 @@ OF_DISPATCH: tuple[type[RenseiError], ...] = (
     CostNotBounded,
     RunCostExceeded,
     AgentProgramUnavailable,
+    GitHostNotAllowed,
     CredentialUnreadable,
     IdempotencyKeyReused,
     *(refusal for mode in MODES.values() for refusal in mode.refusals),

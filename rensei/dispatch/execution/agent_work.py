@@ -11,6 +11,7 @@ from typing import Any
 from rensei.core.api import LARGE_BODY_LIMIT
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.limits import MIB, limit
+from rensei.core.secret import Secret
 from rensei.dispatch import agents, stored_bytes, withheld
 from rensei.dispatch.agents import AgentEnd, OutputFile
 from rensei.dispatch.execution import execute
@@ -18,7 +19,7 @@ from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, error_of_refusal, other_of, read_line
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.pools import agent_runner, bubblewrap, claude_code
-from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 from rensei.dispatch.settlement import outcomes
 from rensei.dispatch.settlement.settle import RunEnd
 
@@ -41,6 +42,28 @@ class AgentFailed(RenseiError):
     message = Said("{reason}", "Read the log of the run, mend the program, and dispatch it again.")
 
 
+class GitCloneFailed(RenseiError):
+    """The repository of an agent could not be cloned, so that its program was not started."""
+
+    code = "GIT_CLONE_FAILED"
+    status = 422
+    title = "The repository could not be cloned"
+    message = Said(
+        "The repository could not be cloned: {reason}",
+        "No call was made. Mend what it says, and dispatch the run again.",
+    )
+
+
+# What the runner says of a clone that failed.
+_NOT_CLONED = {
+    "NO_GIT": "the image of the sandbox has no git, or not on its path. Add it to the image or template of the pool.",
+    "REFUSED": "{host} does not accept the token, or asks for one that was not given.",
+    "NO_REF": "it has no ref '{ref}'.",
+    "NOT_FOUND": "{host} knows no such repository, or shows it to no one without another token.",
+    "FAILED": "git says: {said}",
+}
+
+
 class AgentWork:
     """The definition of an agent, and what its runner has reported."""
 
@@ -50,6 +73,7 @@ class AgentWork:
 
     def __init__(self, run: Run, body: Mapping[str, Any]) -> None:
         self._agent: Mapping[str, Any] = body["agent"]
+        self._git: Mapping[str, str] | None = self._agent.get("git")
         self._input = "".join(block["text"] for block in body["messages"][0]["content"])
         self._model, self._max_tokens = run.served_model_id, run.max_tokens
         self._text_bytes_max = self._text_bytes_left = stored_bytes.of_answer_at_most(run)
@@ -61,7 +85,7 @@ class AgentWork:
         self._pieces: dict[str, list[bytes]] = {}
         self._is_whole: set[str] = set()
         self._end: AgentEnd | None = None
-        self._failure = self._not_started = ""
+        self._failure = self._not_started = self._not_cloned = ""
         self.other = ""
 
     @property
@@ -74,6 +98,7 @@ class AgentWork:
         job = {
             **(self._claude_code() if is_claude_code else self._own_program()),
             "input": self._input,
+            "git": self._git and {"url": self._git["url"], "ref": self._git["ref"]},
             "files": self._agent["files"],
             "outputs": self._agent["outputs"],
             "model": self._model,
@@ -91,7 +116,15 @@ class AgentWork:
             request_bytes_max=LARGE_BODY_LIMIT,
             lines_bytes_max=LINES_BYTES_MAX,
             with_claude_code=is_claude_code,
+            login=self._login,
         )
+
+    @property
+    def _login(self) -> GitLogin | None:
+        if self._git is None or not self._git.get("token"):
+            return None
+        host, token = agents.git_host(self._agent), Secret(self._git["token"])
+        return GitLogin(host=host, username=self._git["username"], token=token)
 
     def _own_program(self) -> Mapping[str, Any]:
         return {"program": self._agent["program"], "env": self._agent["env"], "hasTranscript": False}
@@ -130,6 +163,10 @@ class AgentWork:
             case {"end": {"exitCode": int(code), "leftOut": dict(left_out), "turns": turns, "failure": str(failure)}}:
                 self._end = AgentEnd(exit_code=code, turns=_count(turns), left_out=_counts(left_out))
                 self._failure = failure[:TAIL_CHARACTERS]
+            case {"git": {"failure": str(kind), "said": str(said)}} if self._git is not None and kind in _NOT_CLONED:
+                self._not_cloned = _NOT_CLONED[kind].format(
+                    host=agents.git_host(self._agent), ref=self._git["ref"], said=said[:TAIL_CHARACTERS]
+                )
             case {"error": str(reason)}:
                 self._not_started = reason[:TAIL_CHARACTERS]
             case _:
@@ -153,6 +190,8 @@ class AgentWork:
             return outcomes.refusal_error(outcomes.RunInterrupted())
         if ended.cap_refusal is not None:
             return error_of_refusal(ended.cap_refusal)
+        if self._not_cloned:
+            return outcomes.refusal_error(GitCloneFailed(reason=self._not_cloned))
         if self._not_started:
             return outcomes.refusal_error(AgentFailed(reason=self._not_started))
         code = self._end.exit_code if self._end is not None else None

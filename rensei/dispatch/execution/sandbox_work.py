@@ -10,7 +10,7 @@ from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.core.texts import read_storable
 from rensei.dispatch.models import Attempt, Run, RunChunk
 from rensei.dispatch.pools import bubblewrap
-from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 from rensei.dispatch.queue import claims
 from rensei.dispatch.queue.claims import Stop
 from rensei.dispatch.settlement import outcomes
@@ -105,7 +105,7 @@ class Setup:
     What a sandbox is given: its files, the one that is its program, and what it may send and report.
 
     `request` is the only request that it may make; an agent writes its own. `with_claude_code` is whether it needs that
-    of the worker.
+    of the worker, and `login` is with what it clones a repository.
     """
 
     program: str
@@ -114,6 +114,7 @@ class Setup:
     request_bytes_max: int
     lines_bytes_max: int
     with_claude_code: bool = False
+    login: GitLogin | None = None
 
 
 class Work(Protocol):

@@ -199,6 +199,7 @@ class Sandboxes:
             lines_bytes_max=setup.lines_bytes_max,
             for_agent=run.is_agent,
             with_claude_code=setup.with_claude_code,
+            login=setup.login,
         )
         try:
             has_started = await _start(box, driver.program_of(setup.program), setup.files, live)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.conf import settings
 from django.db.models import QuerySet
@@ -38,6 +39,15 @@ class AgentProgramUnavailable(RenseiError):
         "Claude Code cannot run there: {reason}",
         "Ask your operator to install it on each worker that starts sandboxes, or give a program of your own.",
     )
+
+
+class GitHostNotAllowed(RenseiError):
+    """No sandbox of the pool may reach the host of the repository that is to be cloned."""
+
+    code = "GIT_HOST_NOT_ALLOWED"
+    status = 409
+    title = "Host of the repository not allowed"
+    message = Said("No repository can be cloned from {host} in the pool '{pool}': {reason}.", "{step}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +93,27 @@ class Pool:
         reason = without.values_list("claude_code_refusal", flat=True).first()
         if reason is not None:
             raise AgentProgramUnavailable(reason=reason or "its workers have not said why.")
+
+    def require_git(self, host: str) -> None:
+        """:raises GitHostNotAllowed: if its sandboxes cannot clone from a host"""
+        if not self.is_cloud:
+            raise GitHostNotAllowed(
+                host=host,
+                pool=self.name,
+                reason="its sandboxes have no network",
+                step="Clone it yourself and send the files, or dispatch to a pool in a cloud.",
+            )
+        if host == urlsplit(settings.PUBLIC_URL).hostname:
+            step = "Name the repository's own host."
+            raise GitHostNotAllowed(host=host, pool=self.name, reason="this is the address of Rensei", step=step)
+        if host not in self.config.get("egress", ()):
+            raise GitHostNotAllowed(
+                host=host,
+                pool=self.name,
+                reason="its sandboxes may not reach it",
+                step=f'Ask an owner or admin to add it to the pool\'s settings, as in {{"egress": ["{host}"]}}, or to '
+                "add a pool with them, under Settings → Capacity.",
+            )
 
 
 def find_pool(org: Org, name: str) -> Pool:

@@ -5,7 +5,8 @@ It is copied into the sandbox, so it uses only the standard library, of Python 3
 and the socket of the relay, to which it leads the connections that the program makes; in a cloud, the address of the
 gateway, which the program calls itself. A line is {"text": …} or
 {"log": …} for what the program writes, {"file": {"path", "data", "more"}} for each piece of a file that is kept, and at
-the end {"end": {"exitCode", "leftOut", "turns", "failure"}}, or {"error": "…"} if the program could not be started.
+the end {"end": {"exitCode", "leftOut", "turns", "failure"}}, or {"error": "…"} if the program could not be started, and
+{"git": {"failure", "said"}} if its repository could not be cloned.
 Of Claude Code, whose output is a transcript, the answer is text and all else is log.
 """
 
@@ -42,7 +43,6 @@ LINE_BYTES_MAX, SHOWN_CHARACTERS = 8 * 1024 * 1024, 2000
 
 def main() -> None:
     job = json.loads((HERE / "job.json").read_bytes())
-    put_files(job["files"])
     end = asyncio.run(carry(job))
     if end is None:
         return
@@ -50,14 +50,20 @@ def main() -> None:
     report(end={**end, "leftOut": left_out})
 
 
-def put_files(files: "list[dict[str, str]]") -> None:
+def put_files(files: "list[dict[str, str]]") -> str:
+    """Write what was given into the workspace. Returns why that failed, or ""."""
     for file in files:
         path = WORKSPACE / file["path"]
-        path.parent.mkdir(parents=True, exist_ok=True)
         content = file["content"]
         is_coded = file.get("encoding") == "base64"
-        path.write_bytes(base64.b64decode(content) if is_coded else content.encode())
-        path.chmod(0o755)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(base64.b64decode(content) if is_coded else content.encode())
+            path.chmod(0o755)
+        except OSError as fault:
+            # The repository may have a file where this has a folder, or the disk is full.
+            return f"The file '{file['path']}' could not be written: {fault.strerror}."
+    return ""
 
 
 async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
@@ -65,6 +71,11 @@ async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
     if not GATEWAY.exists():
         await asyncio.start_server(lead, "127.0.0.1", PORT)
     stop = asyncio.ensure_future(stop_order() if not GATEWAY.exists() else stop_signal())
+    if job.get("git") and not await clone(job["git"], stop):
+        return None
+    if failure := put_files(job["files"]):
+        report(error=failure)
+        return None
     try:
         process = await start(job)
     except OSError as fault:
@@ -90,6 +101,76 @@ async def carry(job: "dict[str, Any]") -> "dict[str, Any] | None":
     log.flush(is_end=True)
     code = code if code >= 0 else 128 - code
     return {"exitCode": code, "turns": output.turns, "failure": output.failure[-SHOWN_CHARACTERS:]}
+
+
+async def clone(git: "dict[str, str]", stop: "asyncio.Future[None]") -> bool:
+    """
+    Fetch one revision of a repository into the workspace, and report what came of it.
+
+    A token is added outside, or is in a file that is gone before the program starts. It is for the repository's host
+    only: that may lead git to another one.
+    """
+    url, login = git["url"], HERE / "git-login"
+    helper = f"credential.{'/'.join(url.split('/')[:3])}.helper"
+    once = f"!f() {{ test \"$1\" = get && cat '{login}' 2>/dev/null; rm -f '{login}'; }}; f"
+    steps = [
+        # Its folder may be of another user.
+        ["config", "--global", "--add", "safe.directory", str(WORKSPACE)],
+        ["init", "--quiet"],
+        ["remote", "add", "origin", url],
+        ["-c", "credential.helper=", "-c", f"{helper}={once}", "fetch", "--quiet", "--depth=1", "origin", git["ref"]],
+        ["checkout", "--quiet", "--detach", "FETCH_HEAD"],
+        ["rev-parse", "HEAD"],
+    ]
+    said = ""
+    try:
+        for step in steps:
+            code, said = await run_git(step, stop)
+            if stop.done():
+                return False
+            if code != 0:
+                report(git={"failure": kind_of(said), "said": " / ".join(said.split("\n")[-3:])[-SHOWN_CHARACTERS:]})
+                return False
+        login.unlink(missing_ok=True)
+    except OSError as fault:
+        is_missing = isinstance(fault, FileNotFoundError)
+        report(git={"failure": "NO_GIT" if is_missing else "FAILED", "said": str(fault.strerror)})
+        return False
+    report(log=f"Cloned {url} at {said}.\n")
+    return True
+
+
+async def run_git(arguments: "list[str]", stop: "asyncio.Future[None]") -> "tuple[int, str]":
+    """Run git until it ends or the program is to stop. Returns its exit code and what it has written."""
+    process = await asyncio.create_subprocess_exec(
+        "git",
+        *arguments,
+        cwd=WORKSPACE,
+        env={**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+        start_new_session=True,
+    )
+    talking = asyncio.ensure_future(process.communicate())
+    ends: set[asyncio.Future[Any]] = {talking, stop}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if not talking.done():
+        with suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+    said, _ = await talking
+    assert process.returncode is not None
+    return process.returncode, said.decode(errors="replace").replace("\0", "").strip()
+
+
+def kind_of(said: str) -> str:
+    """Return what the words of git mean, of a fetch that has failed."""
+    signs = {
+        "NO_REF": r"couldn't find remote ref|not our ref|unadvertised object",
+        "REFUSED": r"Authentication failed|could not read (Username|Password)|returned error: 40[13]",
+        "NOT_FOUND": r"repository '.*' not found|returned error: 404",
+    }
+    return next((kind for kind, sign in signs.items() if re.search(sign, said)), "FAILED")
 
 
 async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:

@@ -30,7 +30,7 @@ from rensei.core.secret import Secret
 from rensei.dispatch import agents
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import claude_code, seccomp
-from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, SandboxFault
+from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, GitLogin, Heard, SandboxFault
 from rensei.dispatch.pools.relay import Relay
 
 # Where a sandbox finds what was written for it, and the socket of the relay.
@@ -193,7 +193,9 @@ class Bubblewrap:
         lines_bytes_max: int,
         for_agent: bool = False,
         with_claude_code: bool = False,
+        login: GitLogin | None = None,
     ) -> "LocalBox":
+        assert login is None, "A dispatch that clones on a machine without a network is refused"
         relay = self._relay(token, request_bytes_max=request_bytes_max, for_agent=for_agent)
         room = FOR_AGENT if for_agent else FOR_CALL
         if with_claude_code:

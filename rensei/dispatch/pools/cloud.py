@@ -25,7 +25,15 @@ from integrations.capacity.prices import Size
 from rensei.core.errors import FieldError, json_pointer
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
-from rensei.dispatch.pools.driver import AGENT_LINE_BYTES_MAX, LINE_BYTES_MIN, Fault, Heard, Made, SandboxFault
+from rensei.dispatch.pools.driver import (
+    AGENT_LINE_BYTES_MAX,
+    LINE_BYTES_MIN,
+    Fault,
+    GitLogin,
+    Heard,
+    Made,
+    SandboxFault,
+)
 
 SECONDS_MIN = 60
 # A run ends by itself at its deadline. A sandbox that is left ends this long after it.
@@ -173,7 +181,7 @@ class Cloud(ABC):
 
     `inside` is the folder of a sandbox's own files. `settings` are those of a pool: `image_setting` is the name of the
     one that says what a sandbox is made of. A sandbox lives for `seconds_max` at most. `refused` are the statuses by
-    which the provider says that the key is wrong.
+    which the provider says that the key is wrong. `adds_headers` is whether it can add headers to a sandbox's requests.
     """
 
     provider_id: ClassVar[str]
@@ -182,6 +190,7 @@ class Cloud(ABC):
     settings: ClassVar[Mapping[str, Setting]]
     image_setting: ClassVar[str]
     refused: ClassVar[Collection[int]]
+    adds_headers: ClassVar[bool] = True
     seconds_max: ClassVar[int]
 
     def __init__(
@@ -236,6 +245,7 @@ class Cloud(ABC):
         lines_bytes_max: int,
         for_agent: bool = False,
         with_claude_code: bool = False,
+        login: GitLogin | None = None,
     ) -> "CloudBox":
         assert not with_claude_code, "A dispatch of Claude Code to a cloud is refused"
         return self.box(
@@ -244,6 +254,7 @@ class Cloud(ABC):
             lines_bytes_max=lines_bytes_max,
             line_bytes_max=AGENT_LINE_BYTES_MAX if for_agent else lines_bytes_max,
             for_agent=for_agent,
+            login=login,
         )
 
     async def list(self) -> Mapping[str, Size | None]:
@@ -308,6 +319,17 @@ class Cloud(ABC):
     def host(self) -> str:
         """The host that a sandbox calls with its token."""
         return urlsplit(self.account.server_url).hostname or ""
+
+    def added_headers(self, token: Secret, login: GitLogin | None) -> Mapping[str, Mapping[str, str]]:
+        """
+        Return what the provider adds to requests of a sandbox, outside of it, by their hosts.
+
+        A host that its pool no longer allows gets nothing.
+        """
+        added = {self.host: {"Authorization": f"Bearer {token.reveal()}"}}
+        if login is not None and login.host in self.account.config["egress"] and login.host != self.host:
+            added[login.host] = {"Authorization": login.header}
+        return added
 
     @property
     def seconds(self) -> int:
@@ -411,11 +433,13 @@ class CloudBox(ABC):
         lines_bytes_max: int,
         line_bytes_max: int,
         for_agent: bool,
+        login: GitLogin | None = None,
     ) -> None:
         self.exit_code: int | None = None
         # The provider's id, once it is known.
         self.external_id: str | None = None
         self.for_agent = for_agent
+        self.login = login
         self._cloud = cloud
         self._box_id = box_id
         self._token = token
@@ -438,8 +462,10 @@ class CloudBox(ABC):
         except OutcomeUnknown as fault:
             raise SandboxFault(fault.fault, fault.reason) from fault
         self.made = Made()
-        self._token = Secret("")
         contents = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
+        if self.login is not None and not self._cloud.adds_headers:
+            contents[f"{self._cloud.inside}/git-login"] = self.login.file
+        self._token, self.login = Secret(""), None
         contents[f"{self._cloud.inside}/gateway"] = self._cloud.account.server_url.encode()
         try:
             await self.prepare(contents)

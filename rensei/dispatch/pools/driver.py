@@ -1,5 +1,6 @@
 """What a driver of a capacity provider does and raises. An event loop calls it, so nothing in one may block."""
 
+import base64
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -34,6 +35,25 @@ class SandboxFault(Exception):
         self.fault = fault
         self.reason = reason
         self.detail = detail
+
+
+@dataclass(frozen=True, kw_only=True)
+class GitLogin:
+    """With what the repository of an agent is cloned."""
+
+    host: str
+    username: str
+    token: Secret
+
+    @property
+    def header(self) -> str:
+        """As a header `Authorization`, for a provider that adds one outside of the sandbox."""
+        return f"Basic {base64.b64encode(f'{self.username}:{self.token.reveal()}'.encode()).decode()}"
+
+    @property
+    def file(self) -> bytes:
+        """As what a credential helper of git tells, for a file that is read once."""
+        return f"username={self.username}\npassword={self.token.reveal()}\n".encode()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +132,7 @@ class Driver(Protocol):
         lines_bytes_max: int,
         for_agent: bool = False,
         with_claude_code: bool = False,
+        login: GitLogin | None = None,
     ) -> Box: ...
 
     async def list(self) -> Mapping[str, Size | None]: ...

@@ -26,7 +26,7 @@ from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
 from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, TAG, WORKSPACE, Cloud, CloudBox, Found, OutcomeUnknown
-from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 
 SECONDS_MAX = limit(
     24 * 3600,
@@ -101,9 +101,8 @@ class E2B(Cloud):
 
     # What follows is for the sandboxes of this driver.
 
-    async def begin(self, box_id: str, token: Secret) -> "Running":
+    async def begin(self, box_id: str, token: Secret, login: GitLogin | None) -> "Running":
         """Create a sandbox. E2B creates one only for an idempotency key."""
-        added = {"Authorization": f"Bearer {token.reveal()}"}
         new = {
             "templateID": self.account.config[self.image_setting],
             "timeout": self.seconds,
@@ -114,7 +113,10 @@ class E2B(Cloud):
                 "allowPublicTraffic": False,
                 "allowOut": list(dict.fromkeys([self.host, *self.account.config["egress"]])),
                 "denyOut": ["0.0.0.0/0"],
-                "rules": {self.host: [{"transform": {"headers": added}}]},
+                "rules": {
+                    host: [{"transform": {"headers": added}}]
+                    for host, added in self.added_headers(token, login).items()
+                },
             },
         }
         headers = {"idempotency-key": box_id.replace("_", "-").lower()}
@@ -178,7 +180,7 @@ class E2BBox(CloudBox):
         self._driver = driver
 
     async def begin(self, token: Secret) -> str:
-        self._running = await self._driver.begin(self._box_id, token)
+        self._running = await self._driver.begin(self._box_id, token, self.login)
         return self._running.external_id
 
     async def prepare(self, files: Mapping[str, bytes]) -> None:

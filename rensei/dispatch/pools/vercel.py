@@ -27,7 +27,7 @@ from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
 from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, WORKSPACE, Cloud, CloudBox, Found, LineTooLong, OutcomeUnknown
-from rensei.dispatch.pools.driver import Fault, SandboxFault
+from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 
 SECONDS_MAX = limit(
     5 * 3600,
@@ -130,9 +130,9 @@ class Vercel(Cloud):
 
     # What follows is for the sandboxes of this driver.
 
-    async def begin(self, box_id: str, token: Secret) -> str:
+    async def begin(self, box_id: str, token: Secret, login: GitLogin | None) -> str:
         """Create a sandbox, and return the id of its session. Vercel creates one only for a name."""
-        added = {"Authorization": f"Bearer {token.reveal()}"}
+        added = self.added_headers(token, login)
         new = {
             "projectId": self._project,
             "name": name_of(box_id),
@@ -143,7 +143,7 @@ class Vercel(Cloud):
             "networkPolicy": {
                 "allow": {
                     **{host: [] for host in self.account.config["egress"]},
-                    self.host: [{"transform": [{"headers": added}]}],
+                    **{host: [{"transform": [{"headers": headers}]}] for host, headers in added.items()},
                 }
             },
             "tags": self.tags_of(box_id),
@@ -211,7 +211,7 @@ class VercelBox(CloudBox):
         self._driver = driver
 
     async def begin(self, token: Secret) -> str:
-        self._session = await self._driver.begin(self._box_id, token)
+        self._session = await self._driver.begin(self._box_id, token, self.login)
         return name_of(self._box_id)
 
     async def prepare(self, files: Mapping[str, bytes]) -> None:
