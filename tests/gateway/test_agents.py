@@ -511,7 +511,7 @@ class TestADispatch:
         ("changes", "pointer"),
         [
             ({"maxCostUsd": None}, "/maxCostUsd"),
-            ({"agent": {**AGENT, "git": {"url": "https://git.test"}}}, "/agent/git"),
+            ({"agent": {**AGENT, "git": {"url": "https://git.test"}}}, "/agent/git/url"),
             ({"agent": {"program": "claude"}}, "/agent/program"),
             ({"agent": {**AGENT, "maxTurns": 3}}, "/agent/maxTurns"),
             ({"agent": {**AGENT, "files": [{"path": "../up", "content": ""}]}}, "/agent/files/0/path"),

@@ -15,6 +15,7 @@ from rensei.orgs.models import Project
 
 MONO = "input--mono"
 OWN = "own"
+GIT_FIELDS = ("git_url", "git_ref", "git_token", "git_username")
 KINDS = {OWN: "Your own program", agents.CLAUDE_CODE: "Claude Code"}
 
 
@@ -171,6 +172,11 @@ class AgentForm(RefusableForm):
         if unclear := [number for number, _, sign, _ in pairs if not sign]:
             raise forms.ValidationError(f"Line {unclear[0]} has no =. Write NAME=value.")
         return {name.strip(): value for _, name, _, value in pairs}
+
+    @property
+    def has_repository(self) -> bool:
+        """Whether the fields of a repository have something that a person should see."""
+        return any(self[name].value() or self[name].errors for name in GIT_FIELDS)
 
     def repository(self) -> dict[str, str] | None:
         """Return what is to be cloned, as far as the form has it."""
