@@ -89,6 +89,20 @@ RENSEI_SANDBOXES_AT_ONCE = env.limit(
     what="Sandboxes of one worker; an organization has two thirds, and the last free one only where it holds none",
     told="the run: it stays queued until one of them ends",
 )
+RENSEI_POOL_SLOTS = env.limit(
+    "RENSEI_POOL_SLOTS",
+    20,
+    "sandboxes",
+    what="Sandboxes of one pool of an organization at the same time, unless the pool names its `slots`",
+    told="the run: it stays queued until one of them ends",
+)
+RENSEI_POOL_WAIT_SECONDS = env.limit(
+    "RENSEI_POOL_WAIT_SECONDS",
+    300,
+    "seconds",
+    what="Wait of a run for a slot of its pool",
+    told="the run: it ends with `POOL_FULL`",
+)
 # A name on the PATH of the worker, or a path; empty for none.
 RENSEI_CLAUDE_CODE = env.str("RENSEI_CLAUDE_CODE", default="claude")
 RENSEI_ORG_RUNS_AT_ONCE = env.limit(
@@ -555,6 +569,7 @@ SPECTACULAR_SETTINGS = {
         "NodeState": "rensei.workflows.models.NodeRun.State",
         "Payer": "rensei.core.auth_modes.Payer",
         "PoolProvider": "rensei.dispatch.models.CapacityPool.Provider",
+        "PoolState": "rensei.dispatch.capacity.STATES",
         "ProfileScope": "profiles.models.ModelProfile.Scope",
         "PromptCaching": "profiles.models.ModelProfile.PromptCaching",
         "Role": "rensei.orgs.models.Role",

@@ -79,6 +79,14 @@ def note_refused(credential: Credential, failure: ProviderFailure, *, now: datet
             _tell_managers(integration)
 
 
+def note_accepted(credential: Credential, *, now: datetime) -> None:
+    """Clear the mark of an organization's own key that failed: its provider has accepted it."""
+    failing = Integration.objects.filter(
+        id=credential.id, secret_version=credential.version, status=Integration.Status.FAILING
+    )
+    failing.update(status=Integration.Status.OK, tested_at=now, last_error=None)
+
+
 def has_refused(key: PlatformKey, *, org_id: str, rate_limit: str, now: datetime) -> bool:
     """Return whether a key may not do what a call of the organization in the limit has asked for a moment ago."""
     last = key.refused.get(rate_limit)

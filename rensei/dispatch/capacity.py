@@ -1,5 +1,6 @@
 """Where an organization's runs can execute now: the built-in pools and its own, the runs on each, and its cost."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -9,17 +10,20 @@ from django.db.models import Count, Q
 
 from billing.ledger.capacity import PoolCost, costs_by_pool
 from billing.ledger.reports import visible_lines
+from integrations.models import Integration
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.periods import month_of, start_of
 from rensei.dispatch import pools
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.pools import accounts
+from rensei.dispatch.pools import accounts, slots
+from rensei.dispatch.pools.slots import Slots
 from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.orgs.access import Access
 
 ACTIVE, INACTIVE, UNAVAILABLE = "active", "inactive", "unavailable"
-STATES = (ACTIVE, INACTIVE, UNAVAILABLE)
+FULL, CREDENTIAL_FAILING = "full", "credential-failing"
+STATES = (ACTIVE, INACTIVE, UNAVAILABLE, CREDENTIAL_FAILING, FULL)
 BUILT_IN = (pools.LOCAL, pools.SANDBOX)
 
 
@@ -37,9 +41,11 @@ LENGTHS = {Window.DAY: timedelta(hours=24), Window.WEEK: timedelta(days=7), Wind
 @dataclass(frozen=True, kw_only=True)
 class PoolState:
     """
-    A pool as a dispatch would find it now. `reason` says why it cannot be used.
+    A pool as a dispatch would find it now. `reason` says why it cannot be used, or why a run may wait or fail there,
+    and `fix` the step that mends it.
 
-    `running` and `waiting` count the runs that the caller may see. `id` is that of its row: built-in ones have none.
+    `running` and `waiting` count the runs that the caller may see. `slots` is None where runs need no sandbox. `id` is
+    that of its row: built-in ones have none.
     """
 
     id: str | None
@@ -47,8 +53,10 @@ class PoolState:
     provider_id: str
     state: str
     reason: str | None
+    fix: str | None
     running: int
     waiting: int
+    slots: int | None
 
     @property
     def takes_agents(self) -> bool:
@@ -57,20 +65,41 @@ class PoolState:
 
     @property
     def is_active(self) -> bool:
-        return self.state == ACTIVE
+        """Whether a dispatch to it is admitted. Its run may have to wait, or find that its key is refused."""
+        return self.state in {ACTIVE, FULL, CREDENTIAL_FAILING}
 
 
 def of_org(access: Access) -> list[PoolState]:
     """List the pools of the caller's organization: the built-in ones, those of connected accounts, and its own."""
-    counts = _live_runs(access)
     connected = accounts.connected(access.org)
+    built_in = [
+        CapacityPool(id="", org=access.org, name=name, provider_id=name) for name in (*BUILT_IN, *sorted(connected))
+    ]
+    return states_of(access, [*built_in, *visible_pools(access).order_by("name")], connected=connected)
+
+
+def states_of(
+    access: Access, named: Sequence[CapacityPool], *, connected: frozenset[str] | None = None
+) -> list[PoolState]:
+    """
+    Return pools of the caller's organization as a dispatch would find them now, in the given order.
+
+    :param connected: the clouds in which it has an account, if they are known
+    """
+    connected = accounts.connected(access.org) if connected is None else connected
     refusals = {each: pools.refusal_of(each, connected=connected) for each in CapacityPool.Provider.values}
-    built_in = (*BUILT_IN, *sorted(connected))
-    named: list[tuple[str | None, str, str, bool]] = [(None, name, name, True) for name in built_in]
-    named += visible_pools(access).order_by("name").values_list("id", "name", "provider_id", "active")
+    failing = accounts.failing(access.org)
+    taken = slots.taken(now=database_now(), org_id=access.org.pk)
+    counts = _live_runs(access)
     return [
-        _state(pool_id, name, provider_id, is_active, refusal=refusals[provider_id], counts=counts)
-        for pool_id, name, provider_id, is_active in named
+        _state(
+            pool,
+            refusal=refusals[pool.provider_id],
+            failing=failing.get(pool.provider_id),
+            taken=taken.get((pool.org_id, pool.name)),
+            counts=counts.get(pool.name, {}),
+        )
+        for pool in named
     ]
 
 
@@ -91,26 +120,35 @@ def live_on(pool: CapacityPool) -> int:
 
 
 def _state(
-    pool_id: str | None,
-    name: str,
-    provider_id: str,
-    is_active: bool,
+    pool: CapacityPool,
     *,
     refusal: RenseiError | None,
-    counts: dict[str, dict[str, Any]],
+    failing: Integration | None,
+    taken: Slots | None,
+    counts: dict[str, Any],
 ) -> PoolState:
-    state, reason = (ACTIVE, None) if refusal is None else (UNAVAILABLE, refusal.cause)
-    if not is_active:
-        state, reason = INACTIVE, f"The pool '{name}' is not active."
-    found = counts.get(name, {})
+    state, reason, fix = ACTIVE, None, None
+    if not pool.active:
+        state, reason, fix = INACTIVE, f"The pool '{pool.name}' is not active.", "An owner or admin activates it."
+    elif refusal is not None:
+        state, reason, fix = UNAVAILABLE, refusal.cause, refusal.fix
+    elif failing is not None:
+        said = (failing.last_error or {}).get("detail") or "Its last test failed."
+        state, reason = CREDENTIAL_FAILING, f"The key '{failing.name}' fails: {said}"
+        fix = "Test the key under Integrations, and rotate it."
+    elif taken is not None and taken.are_full:
+        state, reason = FULL, slots.sentence(pool.name, taken)
+        fix = "Wait for one of its sandboxes to end, or give the pool more slots."
     return PoolState(
-        id=pool_id,
-        name=name,
-        provider_id=provider_id,
+        id=pool.id or None,
+        name=pool.name,
+        provider_id=pool.provider_id,
         state=state,
         reason=reason,
-        running=found.get("running", 0),
-        waiting=found.get("waiting", 0),
+        fix=fix,
+        running=counts.get("running", 0),
+        waiting=counts.get("waiting", 0),
+        slots=None if pool.provider_id == pools.LOCAL else slots.of_config(pool.config),
     )
 
 

@@ -7,7 +7,9 @@ from rensei.core.clock import database_now
 from rensei.core.errors import AlreadyExists, FieldError, RenseiError
 from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.pools import SANDBOX
 from rensei.dispatch.pools.accounts import DRIVERS
+from rensei.dispatch.pools.cloud import check_config, common_settings
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
 from rensei.orgs import row_limits
@@ -116,5 +118,7 @@ def _check_config(provider_id: str, config: dict[str, object]) -> None:
     """:raises FieldError: for the first setting that pools of the provider do not have, or that is invalid"""
     if provider_id in DRIVERS:
         DRIVERS[provider_id].check_config(config, pointer="/config")
+    elif provider_id == SANDBOX:
+        check_config(config, common_settings(), what="A pool of sandboxes", pointer="/config")
     elif config:
         raise FieldError(pointer="/config", reason=f"A pool of the provider '{provider_id}' has no settings.")

@@ -6,10 +6,12 @@ from rest_framework import serializers
 
 from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
+from rensei.core.clock import database_now
 from rensei.core.json_fields import BLOCK, METADATA, JSONDocument, anything
 from rensei.core.money import dollars
 from rensei.dispatch import agents
 from rensei.dispatch.models import Run
+from rensei.dispatch.pools import slots
 from rensei.policies.resolver import Verdict
 
 EFFORT_APPLIED = anything(
@@ -173,3 +175,10 @@ class RunAnswer(ListedRunAnswer):
     output = RunOutputAnswer(source="with_output", allow_null=True)
     agent = AgentResultAnswer(source="agent_result", allow_null=True)
     trace = TraceLineAnswer(many=True)
+    waits_for = serializers.SerializerMethodField(
+        method_name="get_waits_for",
+        help_text="Why a queued run waits, if its pool has no free slot; else null",
+    )
+
+    def get_waits_for(self, run: Run) -> str | None:
+        return slots.why_waiting(run, now=database_now())

@@ -118,7 +118,7 @@ class TestRest:
         one = client.get(f"/api/v1/runs/{stage.ids['run_id']}").json()
 
         assert {name: one[name] for name in listed} == listed
-        assert set(one) - set(listed) == {"agent", "output", "trace"}
+        assert set(one) - set(listed) == {"agent", "output", "trace", "waitsFor"}
 
 
 class TestPages:

@@ -111,9 +111,12 @@ class TestAPool:
         ("provider_id", "config", "pointer"),
         [
             ("e2b", {"lifetimeSeconds": 5}, "/config/lifetimeSeconds"),
-            ("e2b", {"slots": 5}, "/config/slots"),
+            ("e2b", {"slot": 5}, "/config/slot"),
+            ("e2b", {"slots": 0}, "/config/slots"),
             ("local", {"slots": 5}, "/config"),
-            ("sandbox", {"slots": 5}, "/config"),
+            ("sandbox", {"slots": 1001}, "/config/slots"),
+            ("sandbox", {"slots": True}, "/config/slots"),
+            ("sandbox", {"template": "mine"}, "/config/template"),
             ("modal", {"slots": 5}, "/config"),
         ],
     )

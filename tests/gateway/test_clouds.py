@@ -451,6 +451,19 @@ class TestABadDay:
         account.refresh_from_db()
         assert account.status == ("failing" if code == "POOL_CREDENTIAL_REFUSED" else "untested")
 
+    def test_in_which_the_key_works_again(
+        self, byok: Any, account: Integration, dispatch: Any, finish: Any, cloud: StandIn
+    ) -> None:
+        cloud.faults.append(Fault(on="create", does=401))
+        finish(dispatch("Hello."))
+        account.refresh_from_db()
+        assert account.status == "failing"
+
+        finish(dispatch("Hello."))
+
+        account.refresh_from_db()
+        assert (account.status, account.last_error) == ("ok", None)
+
     def test_in_which_it_is_not_certain_that_none_is_created(
         self, byok: Any, dispatch: Any, finish: Any, cloud: StandIn
     ) -> None:

@@ -39,6 +39,7 @@ DETAILS: Columns = {
     "Catalog model": "model",
     "Project": "projectId",
     "Pool": "pool",
+    "Waits for": "waitsFor",
     "Machine": "hostId",
     "Effort": "effort",
     "Input tokens": "usage.inputTokens",
@@ -136,7 +137,7 @@ def watch(client: Client, output: Output, run_id: str, *, deadline: float | None
                 waiting = False
             elif event.kind == "state" and event.data["state"] == "QUEUED" and not waiting and sys.stderr.isatty():
                 waiting = True
-                output.note(f"{run_id} waits for its turn.")
+                output.note(f"{run_id} waits for its turn. {event.data.get('waitsFor') or ''}".rstrip())
     except KeyboardInterrupt:
         output.note(f"\nThe run goes on: rensei run watch {run_id}, or rensei run cancel {run_id}.")
         raise

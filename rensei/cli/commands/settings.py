@@ -42,14 +42,27 @@ HOSTS: Columns = {
     "Seen": "lastSeenAt",
     "Revoked": "revokedAt",
 }
-POOLS: Columns = {"Id": "id", "Name": "name", "Provider": "providerId", "Active": "active", "Config": Text("config")}
+POOLS: Columns = {
+    "Id": "id",
+    "Name": "name",
+    "Provider": "providerId",
+    "State": "state",
+    "Slots": "slots",
+    "Running": "running",
+    "Waiting": "waiting",
+    "Config": Text("config"),
+    "Reason": Text("reason"),
+    "Fix": Text("fix"),
+}
 CAPACITY: Columns = {
     "Pool": "name",
     "Provider": "providerId",
     "State": "state",
+    "Slots": "slots",
     "Running": "running",
     "Waiting": "waiting",
     "Reason": Text("reason"),
+    "Fix": Text("fix"),
 }
 CAPACITY_COST: Columns = {
     "Pool": "pool",

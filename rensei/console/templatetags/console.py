@@ -17,10 +17,12 @@ from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
 from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
+from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import Usage
 from rensei.dispatch.models import Run
+from rensei.dispatch.pools import slots
 from rensei.orgs.storage import Storage
 
 register = template.Library()
@@ -257,8 +259,11 @@ def prompt_tokens(usage: dict[str, int] | None) -> int:
 
 @register.filter
 def waits_for(run: Run) -> str:
-    """Say what a queued run waits for: a worker of this server, or the member's machine that it was dispatched to."""
-    return f"Waiting for the machine {run.host.name}" if run.host else "Waiting for a worker"
+    """Say what a queued run waits for: a slot of its pool, a worker, or the member's machine it was dispatched to."""
+    if run.host:
+        return f"Waiting for the machine {run.host.name}"
+    full = slots.why_waiting(run, now=database_now())
+    return f"Waiting for a slot. {full}" if full else "Waiting for a worker"
 
 
 @register.filter

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -22,9 +22,10 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, in_picodollars
 from rensei.dispatch import capacity as capacities
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import CapacityPool, Run
+from rensei.dispatch.pools import SANDBOX
 from rensei.dispatch.pools.accounts import DRIVERS
-from rensei.dispatch.pools.cloud import Cloud
+from rensei.dispatch.pools.cloud import common_settings
 from rensei.dispatch.queries import visible_pools, visible_runs
 from rensei.dispatch.run_figures import RunSums, run_figures
 from rensei.dispatch.services import create_pool, remove_pool, update_pool
@@ -181,7 +182,9 @@ def pool_add(request: PageRequest) -> HttpResponse:
         else:
             messages.success(request, f"The pool {pool.name} was added.")
             return redirect("console:capacity", request.access.org.slug)
-    return render(request, "console/pool.html", {"form": form, "settings": _settings_of(DRIVERS)}, status=form.status)
+    return render(
+        request, "console/pool.html", {"form": form, "settings": _settings_of([SANDBOX, *DRIVERS])}, status=form.status
+    )
 
 
 @require_http_methods(["GET", "HEAD", "POST"])
@@ -198,8 +201,8 @@ def pool_edit(request: PageRequest, pool_id: str) -> HttpResponse:
         else:
             messages.success(request, f"The pool {pool.name} was saved.")
             return redirect("console:capacity", request.access.org.slug)
-    own = {name: driver for name, driver in DRIVERS.items() if name == pool.provider_id}
-    context = {"form": form, "pool": pool, "live": capacities.live_on(pool), "settings": _settings_of(own)}
+    (state,) = capacities.states_of(request.access, [pool])
+    context = {"form": form, "pool": pool, "state": state, "settings": _settings_of([pool.provider_id])}
     return render(request, "console/pool.html", context, status=form.status)
 
 
@@ -226,12 +229,13 @@ def pool_delete(request: PageRequest, pool_id: str) -> HttpResponse:
     )
 
 
-def _settings_of(drivers: Mapping[str, type[Cloud]]) -> list[tuple[str, str, str, str]]:
-    """List provider, name, default and rule of each setting that pools of these drivers have."""
+def _settings_of(providers: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """List provider, name, default and rule of each setting that pools of these providers have."""
     return [
-        (driver.name, name, json.dumps(setting.default), setting.reason)
-        for driver in drivers.values()
-        for name, setting in driver.settings.items()
+        (CapacityPool.Provider(provider).label, name, json.dumps(setting.default), setting.reason)
+        for provider in providers
+        if provider in DRIVERS or provider == SANDBOX
+        for name, setting in (DRIVERS[provider].all_settings() if provider in DRIVERS else common_settings()).items()
     ]
 
 

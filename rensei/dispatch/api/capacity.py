@@ -15,6 +15,11 @@ from rensei.orgs.access import caller
 from rensei.orgs.permissions import MembersRead
 from rensei.orgs.scopes import BILLING, READ_OR_RUNS
 
+STATE_HELP = (
+    "A dispatch to a pool that is `inactive` or `unavailable` is refused. In one that is `full`, runs wait. One whose "
+    "account is `credential-failing` was refused its key by the provider."
+)
+
 
 class CapacityAnswer(CamelSerializer):
     """The built-in pools, and those of the organization."""
@@ -23,10 +28,14 @@ class CapacityAnswer(CamelSerializer):
         id = serializers.CharField(allow_null=True, help_text="Null for a built-in one")
         name = serializers.CharField()
         provider_id = serializers.ChoiceField(choices=CapacityPool.Provider.choices)
-        state = serializers.ChoiceField(choices=capacity.STATES)
-        reason = serializers.CharField(allow_null=True, help_text="Why a dispatch to it is refused; null if it is not")
+        state = serializers.ChoiceField(choices=capacity.STATES, help_text=STATE_HELP)
+        reason = serializers.CharField(allow_null=True, help_text="Why it is in this state; null if it is active")
+        fix = serializers.CharField(allow_null=True, help_text="The step that mends it; null if it is active")
         running = serializers.IntegerField(help_text="Runs that execute on it")
         waiting = serializers.IntegerField(help_text="Queued runs that were dispatched to it")
+        slots = serializers.IntegerField(
+            allow_null=True, help_text="How many sandboxes of it run at once; null where runs need none"
+        )
 
     results = Pool(many=True)
 

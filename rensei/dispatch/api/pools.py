@@ -1,5 +1,8 @@
 """REST: capacity pools."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -7,11 +10,12 @@ from rest_framework.response import Response
 from rensei.core.api import CamelSerializer
 from rensei.core.errors import AlreadyExists
 from rensei.core.json_fields import JSONDocument, Text, anything, whole
-from rensei.dispatch import queries, services
+from rensei.dispatch import capacity, queries, services
+from rensei.dispatch.api.capacity import STATE_HELP
 from rensei.dispatch.models import CapacityPool
-from rensei.orgs.access import caller
+from rensei.orgs.access import Access, caller
 from rensei.orgs.permissions import ManagersWrite
-from rensei.orgs.resources import Changed, Listed, Removed
+from rensei.orgs.resources import Changed, Listed, Removed, Resource
 from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
 
@@ -25,14 +29,32 @@ class PoolAnswer(CamelSerializer):
     config = JSONDocument("PoolConfig", POOL_CONFIG)
     active = serializers.BooleanField()
     created_at = serializers.DateTimeField()
+    state = serializers.ChoiceField(choices=capacity.STATES, help_text=STATE_HELP)
+    reason = serializers.CharField(allow_null=True, help_text="Why it is in this state; null if it is active")
+    fix = serializers.CharField(allow_null=True, help_text="The step that mends it; null if it is active")
+    running = serializers.IntegerField(help_text="Runs that execute on it")
+    waiting = serializers.IntegerField(help_text="Queued runs that were dispatched to it")
+    slots = serializers.IntegerField(
+        allow_null=True, help_text="How many sandboxes of it run at once; null where runs need none"
+    )
 
 
-class Pools(Listed):
+class WithState(Resource):
+    """Pools with the state in which a dispatch would find them now."""
+
+    Answer = PoolAnswer
+
+    def answers(self, access: Access, found: Sequence[CapacityPool]) -> Any:
+        states = zip(found, capacity.states_of(access, found), strict=True)
+        shown = [{**vars(pool), **vars(state)} for pool, state in states]
+        return self.Answer(shown, many=True).data
+
+
+class Pools(WithState, Listed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "POST": MANAGE}
     refusals = {"POST": (AlreadyExists, LimitReached)}
     does = {"GET": "List the organization's capacity pools. `local` is built in and not listed."}
-    Answer = PoolAnswer
     rows = staticmethod(queries.visible_pools)
 
     class Body(CamelSerializer):
@@ -46,7 +68,7 @@ class Pools(Listed):
         return self.created(request, services.create_pool(caller(request), **self.fields(request)))
 
 
-class PoolDetail(Changed, Removed):
+class PoolDetail(WithState, Changed, Removed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
     does = {
@@ -54,7 +76,6 @@ class PoolDetail(Changed, Removed):
         "PATCH": "Switch a capacity pool on or off, or replace its settings. Runs that were dispatched to it go on.",
         "DELETE": "Remove a capacity pool. Runs keep its name; those that wait for a sandbox in a cloud fail.",
     }
-    Answer = PoolAnswer
     rows = staticmethod(queries.visible_pools)
     change = staticmethod(services.update_pool)
     remove = staticmethod(services.remove_pool)

@@ -52,6 +52,10 @@ class Place:
             )
             health.note_refused(self.key, failure, now=database_now())
 
+    def note_accepted(self) -> None:
+        """Clear the mark of a key that failed before: a sandbox was created with it."""
+        health.note_accepted(self.key, now=database_now())
+
 
 class Clouds:
     """The drivers of one worker. Their connections are bound to its event loop."""

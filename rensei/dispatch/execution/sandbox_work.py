@@ -54,7 +54,7 @@ class PoolCredentialRefused(RenseiError):
 
 
 class PoolFull(RenseiError):
-    """The capacity provider starts no further sandbox now."""
+    """The capacity provider starts no further sandbox now, or no slot of the pool became free in time."""
 
     code = "POOL_FULL"
     status = 429

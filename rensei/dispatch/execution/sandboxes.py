@@ -206,7 +206,7 @@ class Sandboxes:
             # The files of an agent are large, and it may work for an hour.
             del setup
             if has_started:
-                await self._note_made(sandbox, box)
+                await self._note_made(sandbox, box, place)
                 is_interrupted = await self._follow(box, sandbox, run, live, work)
         except SandboxFault as caught:
             fault = caught
@@ -240,13 +240,15 @@ class Sandboxes:
             gone_for = timedelta(seconds=time.monotonic() - gone_at)
             await self._in_thread(capacity_use.end, sandbox, box.made, gone_for=gone_for)
 
-    async def _note_made(self, sandbox: Sandbox, box: Box) -> None:
-        """Keep the size of a sandbox, by which it is charged for also if this worker dies."""
-        if box.made is not None and box.made.size is not None:
-            try:
+    async def _note_made(self, sandbox: Sandbox, box: Box, place: Place | None) -> None:
+        """Keep the size of a sandbox, by which it is charged for also if this worker dies, and that its key works."""
+        try:
+            if box.made is not None and box.made.size is not None:
                 await self._in_thread(capacity_use.note_size, sandbox, box.made.size)
-            except DATABASE_FAULTS as fault:
-                logger.warning("size_not_noted", fault=type(fault).__name__)
+            if place is not None:
+                await self._in_thread(place.note_accepted)
+        except DATABASE_FAULTS as fault:
+            logger.warning("size_not_noted", fault=type(fault).__name__)
 
     async def _heard(self, box: Box, sandbox: Sandbox, live: LiveRun) -> Heard:
         """Return what the relay knows of its requests. Without one, the gateway has noted it."""

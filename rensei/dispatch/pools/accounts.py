@@ -76,6 +76,12 @@ def connected(org: Org) -> frozenset[str]:
     return frozenset(found.values_list("provider", flat=True))
 
 
+def failing(org: Org) -> dict[str, Integration]:
+    """Return the accounts in use whose key failed its last test, or was refused since, by their cloud."""
+    found = Integration.objects.for_org(org).filter(provider__in=CLOUDS, is_default=True)
+    return {each.provider: each for each in found.filter(status=Integration.Status.FAILING)}
+
+
 def open_key(org: Org, provider_id: str, *, why: Why) -> Credential | None:
     """
     Open the key of the organization's account. None if none is connected.

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 import structlog
+from django.conf import settings
 
 from integrations.capacity.account import ANSWER_BYTES_MAX
 from integrations.capacity.prices import Size
@@ -47,6 +48,7 @@ REQUEST_SECONDS_MAX = limit(
 HOSTS_MAX = limit(
     20, "hosts", what="Hosts that the sandboxes of a pool may reach", told="the caller: 400 `VALIDATION_FAILED`"
 )
+SLOTS_MAX = limit(1_000, "slots", what="Slots of a pool", told="the caller: 400 `VALIDATION_FAILED`")
 # No wildcards, and no addresses: the last label has no digits only.
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)+[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _HOST_CHARACTERS = 253
@@ -127,6 +129,27 @@ def hosts() -> Setting:
     return Setting(
         default=(), is_valid=_are_hosts, reason=f"It is a list of at most {HOSTS_MAX} public names of hosts."
     )
+
+
+def common_settings() -> Mapping[str, Setting]:
+    """Return the settings of each pool that starts sandboxes, also on the workers' own machines."""
+    return {"slots": number(1, SLOTS_MAX, default=settings.RENSEI_POOL_SLOTS)}
+
+
+def check_config(config: Mapping[str, Any], known: Mapping[str, Setting], *, what: str, pointer: str) -> None:
+    """
+    Check the settings of a pool.
+
+    :raises FieldError: for the first that is unknown or invalid
+    """
+    for given in config:
+        if given not in known:
+            *others, last = (f"`{name}`" for name in known)
+            names = f"{', '.join(others)} and {last}" if others else last
+            raise FieldError(pointer=f"{pointer}{json_pointer(given)}", reason=f"{what} has {names} only.")
+    for name, setting in known.items():
+        if not setting.is_valid(config.get(name, setting.default)):
+            raise FieldError(pointer=f"{pointer}/{name}", reason=setting.reason)
 
 
 def _are_hosts(value: Any) -> bool:
@@ -211,27 +234,23 @@ class Cloud(ABC):
         self._tags = tags or {}
 
     @classmethod
+    def all_settings(cls) -> Mapping[str, Setting]:
+        """Return the settings of a pool: those of its provider, and those of all that start sandboxes."""
+        return {**cls.settings, **common_settings()}
+
+    @classmethod
     def check_config(cls, config: Mapping[str, Any], *, pointer: str) -> None:
         """
         Check the settings of a pool.
 
         :raises FieldError: for the first that is unknown or invalid
         """
-        for given in config:
-            if given not in cls.settings:
-                *others, last = (f"`{known}`" for known in cls.settings)
-                raise FieldError(
-                    pointer=f"{pointer}{json_pointer(given)}",
-                    reason=f"A pool at {cls.name} has {', '.join(others)} and {last} only.",
-                )
-        for known, setting in cls.settings.items():
-            if not setting.is_valid(config.get(known, setting.default)):
-                raise FieldError(pointer=f"{pointer}/{known}", reason=setting.reason)
+        check_config(config, cls.all_settings(), what=f"A pool at {cls.name}", pointer=pointer)
 
     @classmethod
     def complete(cls, config: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return all settings of a pool: those that are given, and the others by default."""
-        return {**{known: setting.default for known, setting in cls.settings.items()}, **config}
+        return {**{known: setting.default for known, setting in cls.all_settings().items()}, **config}
 
     def program_of(self, file: str) -> Sequence[str]:
         return ["/usr/bin/env", "python3", "-I", f"{self.inside}/{file}"]

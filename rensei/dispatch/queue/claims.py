@@ -21,6 +21,7 @@ from rensei.core.jobs import report_row
 from rensei.core.transactions import durable
 from rensei.dispatch import stored_bytes
 from rensei.dispatch.models import Attempt, Run, RunChunk, Turn
+from rensei.dispatch.pools import slots
 from rensei.dispatch.queue import fair_order
 from rensei.dispatch.queue.fair_order import Choice, Queue
 
@@ -241,6 +242,19 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
     dead = Q(state=Run.State.RUNNING, lease_until__lt=now) & over
     late = Q(state=Run.State.QUEUED, deadline_at__lte=now)
     return Run.objects.select_related("project").filter(dead | late).order_by("id")
+
+
+def waiting_too_long(*, now: datetime, limit: int) -> list[Run]:
+    """Return the queued runs that have waited too long for a slot of their pool, which is full now."""
+    full: dict[str, list[str]] = {}
+    for org_id, pool in slots.full(now=now):
+        full.setdefault(org_id, []).append(pool)
+    found: list[Run] = []
+    for org_id, names in full.items():
+        waiting = Run.objects.filter(org=org_id, in_sandbox=True, pool__in=names, state=Run.State.QUEUED)
+        late = waiting.filter(created_at__lte=now - timedelta(seconds=settings.RENSEI_POOL_WAIT_SECONDS))
+        found += late.select_related("project").order_by("id")[: limit - len(found)]
+    return found
 
 
 def unanswered(*, now: datetime) -> list[str]:

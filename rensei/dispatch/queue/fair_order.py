@@ -6,7 +6,7 @@ wait. Its projects take turns by their numbers, beginning after the one of its l
 executing run is chosen, or else the one with the fewest. Two limits bound an organization: its number of executing runs
 (set by operators), and the threads or sandboxes of one worker that its runs may hold. A worker's last free one goes to
 an organization that holds none, so that no few of them hold all. Runs in sandboxes and other runs wait separately, in
-the same order.
+the same order. Those whose pool has no free slot are passed over, one by one.
 
 Each step from one organization or project to the next is one lookup in an index of the queued runs, so a choice costs
 the same for 10 queued runs of an organization as for 10,000. The steps end at the first project without an executing
@@ -22,6 +22,7 @@ from django.conf import settings
 from django.db import connection
 
 from rensei.core.limits import limit
+from rensei.dispatch.pools import slots
 
 limit(
     "two thirds of them, rounded up, and the last free one only where it holds none",
@@ -33,6 +34,7 @@ limit(
 # The conditions of the partial indexes in `models.py`, in the same form: SQLite compares them term by term.
 _IN_SANDBOX = "run.in_sandbox = %(in_sandbox)s"
 _WAITING = f"{_IN_SANDBOX} AND run.state = 'QUEUED' AND NOT (run.auth_mode = 'host-session')"
+_IN_TIME = "run.deadline_at > %(now)s"
 # A run whose worker died has an expired lease. It is not counted, so it does not block other runs.
 _UNDER_WAY = """
     SELECT COUNT(*) FROM dispatch_run run
@@ -49,7 +51,7 @@ WITH RECURSIVE waiting(org_id) AS (
 ), standing AS (
     SELECT waiting.org_id,
         (SELECT MIN(run.deadline_at) FROM dispatch_run run
-            WHERE {_WAITING} AND run.org_id = waiting.org_id AND run.deadline_at > %(now)s) AS first_deadline,
+            WHERE {_WAITING} AND run.org_id = waiting.org_id AND {_IN_TIME}) AS first_deadline,
         ({_UNDER_WAY} AND run.org_id = waiting.org_id) AS under_way,
         ({_UNDER_WAY} AND run.org_id = waiting.org_id AND run.lease_owner = %(owner)s) AS held_by_owner,
         (SELECT MAX(turn.claimed_at) FROM dispatch_turn turn WHERE turn.org_id = waiting.org_id) AS claimed_at
@@ -74,7 +76,7 @@ _UNDER_WAY_OF_PROJECT = f"""{_UNDER_WAY} AND run.in_sandbox = %(in_sandbox)s AND
 _FIRST_RUN = f"""
     SELECT run.id FROM dispatch_run run
     WHERE {_WAITING} AND run.org_id = %(org_id)s AND COALESCE(run.project_id, 0) = waiting.project
-        AND run.deadline_at > %(now)s
+        AND {_IN_TIME}
     ORDER BY run.deadline_at, run.id LIMIT 1"""  # noqa: S608 - see above
 
 # This statement starts after the organization's row is locked, so it includes the previous claim and counts again.
@@ -128,6 +130,18 @@ class Queue(Enum):
         is_narrow = self is Queue.CLOUDS
         return statement.replace(_IN_SANDBOX, f"{_IN_SANDBOX} AND run.in_cloud") if is_narrow else statement
 
+    def passing_over(self, statement: str, *, now: datetime, org_id: str | None = None) -> tuple[str, dict[str, str]]:
+        """Let a statement choose no run of a full pool. Its organization, or its project, may have others."""
+        full = slots.full(now=now, org_id=org_id) if self.in_sandbox else []
+        if not full:
+            return self.sql(statement), {}
+        pairs = ", ".join(f"(%(full_org_{place})s, %(full_pool_{place})s)" for place in range(len(full)))
+        values = {}
+        for place, (org, pool) in enumerate(full):
+            values |= {f"full_org_{place}": org, f"full_pool_{place}": pool}
+        has_slot = f"{_IN_TIME} AND (run.org_id, run.pool) NOT IN (VALUES {pairs})"
+        return self.sql(statement).replace(_IN_TIME, has_slot), values
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
@@ -156,11 +170,14 @@ def choose(queue: Queue, *, owner: str, now: datetime, held_at_most: int) -> Cho
         "runs_at_once": settings.RENSEI_ORG_RUNS_AT_ONCE,
     }
     skips_locked = connection.features.has_select_for_update_skip_locked
-    found = _first(queue.sql(f"{_ORGANIZATION} {_LOCK}" if skips_locked else _ORGANIZATION), values)
+    statement, full = queue.passing_over(_ORGANIZATION, now=now)
+    found = _first(f"{statement} {_LOCK}" if skips_locked else statement, values | full)
     if found is None:
         return None
     (org_id,) = found
-    found = _first(queue.sql(_RUN), values | {"org_id": org_id})
+    # Counted again: the lock has waited for the claim before this one.
+    statement, full = queue.passing_over(_RUN, now=now, org_id=org_id)
+    found = _first(statement, values | full | {"org_id": org_id})
     if found is None:
         return None
     run_id, project_number = found

@@ -12,9 +12,7 @@ from rensei.core.clock import database_now
 from rensei.core.transactions import durable
 from rensei.dispatch.models import Sandbox
 from rensei.dispatch.pools.driver import Made
-
-# A provider ends a sandbox by itself this long after the deadline of its run, or before.
-ENDS_AFTER_DEADLINE = timedelta(minutes=1)
+from rensei.dispatch.pools.slots import ENDS_AFTER_DEADLINE
 
 
 @dataclass(frozen=True, kw_only=True)
