@@ -97,7 +97,7 @@ def states_of(
             refusal=refusals[pool.provider_id],
             failing=failing.get(pool.provider_id),
             taken=taken.get((pool.org_id, pool.name)),
-            counts=counts.get(pool.name, {}),
+            counts=counts.get(pool.name) or {},
         )
         for pool in named
     ]

@@ -30,7 +30,8 @@ def reap() -> None:
     """Requeue, end or send a wake-up for every run without a live worker. A failure of one run affects no other."""
     now = database_now()
     claims.requeue_unsent(now=now)
-    jobs.for_each(claims.waiting_too_long(now=now, limit=AT_ONCE), partial(_end_waiting, now=now), job="pool-full")
+    too_long = {run.id: run for run in claims.waiting_too_long(now=now, limit=AT_ONCE)}
+    jobs.for_each(too_long, lambda run_id: _end_waiting(too_long[run_id], now=now), job="pool-full")
     abandoned = claims.abandoned(now=now)
     run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
     jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")

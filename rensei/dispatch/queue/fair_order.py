@@ -136,7 +136,7 @@ class Queue(Enum):
         if not full:
             return self.sql(statement), {}
         pairs = ", ".join(f"(%(full_org_{place})s, %(full_pool_{place})s)" for place in range(len(full)))
-        values = {}
+        values: dict[str, str] = {}
         for place, (org, pool) in enumerate(full):
             values |= {f"full_org_{place}": org, f"full_pool_{place}": pool}
         has_slot = f"{_IN_TIME} AND (run.org_id, run.pool) NOT IN (VALUES {pairs})"
