@@ -97,7 +97,7 @@ def states_of(
             refusal=refusals[pool.provider_id],
             failing=failing.get(pool.provider_id),
             taken=taken.get((pool.org_id, pool.name)),
-            counts=counts.get(pool.name) or {},
+            counts=counts.get(pool.name, {}),
         )
         for pool in named
     ]
@@ -133,7 +133,7 @@ def _state(
     elif refusal is not None:
         state, reason, fix = UNAVAILABLE, refusal.cause, refusal.fix
     elif failing is not None:
-        said = (failing.last_error or {}).get("detail") or "Its last test failed."
+        said = failing.last_error["detail"] if failing.last_error else "Its last test failed."
         state, reason = CREDENTIAL_FAILING, f"The key '{failing.name}' fails: {said}"
         fix = "Test the key under Integrations, and rotate it."
     elif taken is not None and taken.are_full:
