@@ -40,7 +40,7 @@ def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
     files = read_all(folder)
     report = LoadReport()
     with durable():
-        _take_turns()
+        _lock_settings()
         now = database_now()
         for file in files:
             entries = _write_entries(file, report)
@@ -58,7 +58,7 @@ def load_catalog(*, folder: Path = FOLDER) -> LoadReport:
     return report
 
 
-def _take_turns() -> None:
+def _lock_settings() -> None:
     """Lock the one row of the settings, so that servers that start at the same time load one after the other."""
     CatalogSetting.objects.get_or_create(pk=1)
     CatalogSetting.objects.select_for_update().get(pk=1)

@@ -69,7 +69,7 @@ def _for_user(request: HttpRequest, found: Invitation, user: User) -> HttpRespon
             return _welcome(request, found)
     shown: dict[str, Any] = {
         "invitation": found,
-        "stranger": user.email != found.email,
+        "is_other_person": user.email != found.email,
         "member": Membership.objects.for_org(found.org).filter(user=user).exists(),
         "elsewhere": Membership.objects.filter(user=user).exclude(org=found.org).select_related("org"),
         "refusal": refusal,

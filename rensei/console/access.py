@@ -46,13 +46,13 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
     @never_cache
     @login_required
     @wraps(view)
-    def door(anyone: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
-        assert isinstance(anyone.user, User)
+    def checked(visitor: HttpRequest, /, *args: P.args, **kwargs: P.kwargs) -> HttpResponseBase:
+        assert isinstance(visitor.user, User)
         slug = str(kwargs.pop("org"))
-        access = for_member(user=anyone.user, slug=slug, address=client_address(anyone))
+        access = for_member(user=visitor.user, slug=slug, address=client_address(visitor))
         if access is None:
             raise Http404
-        request = cast(PageRequest, anyone)
+        request = cast(PageRequest, visitor)
         request.access = request.auth = access
         try:
             ApiThrottle().require(request, access)
@@ -67,7 +67,7 @@ def page(view: Callable[Concatenate[PageRequest, P], HttpResponseBase]) -> Calla
         except RenseiError as refusal:
             return refused(request, refusal)
 
-    return door
+    return checked
 
 
 def refused(request: PageRequest, refusal: RenseiError) -> HttpResponse:

@@ -29,7 +29,7 @@ class Rule(StrEnum):
 @dataclass(frozen=True, kw_only=True)
 class Cell:
     """
-    One mode of one row. `locked_by` is the scope above that already denies it, so that this cell has no effect.
+    One mode of one row. `locked_by` is the scope above that already denies it; the cell then has no effect.
 
     `denied_through` is the row of the same policy whose denial a cell inherits.
     """

@@ -133,12 +133,12 @@ class RunList:
         return None if self.filter.words else edge_of(self.filter.in_time(self._runs))
 
     @property
-    def found(self) -> RunQuerySet:
+    def runs(self) -> RunQuerySet:
         """The runs that match, of those that are read at once."""
         return self.filter.in_time(self._matching, low=self._edge or "")
 
     def summary(self) -> Summary:
-        sums = self.found.order_by().aggregate(
+        sums = self.runs.order_by().aggregate(
             count=Count("id"), priced=Count("amount_picodollars"), amount=WholeSum("amount_picodollars")
         )
         read = search.MATCHES if self.filter.words else READ_AT_ONCE
@@ -195,7 +195,7 @@ class RunList:
         name, skipped = self.order.removeprefix("-"), max(0, number - 1) * PAGE_SIZE
         field = ORDERS[name]
         first = field.desc(nulls_last=True) if self.order.startswith("-") else field.asc(nulls_last=True)
-        rows = self._rows(self.found, first, "-id", skipped=skipped)
+        rows = self._rows(self.runs, first, "-id", skipped=skipped)
         return RunPage(
             rows=rows[:PAGE_SIZE],
             newer=self.written(page=str(number - 1)) if number > 1 else "",

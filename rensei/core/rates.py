@@ -196,7 +196,7 @@ class Rates:
     def _counter(self, key: str, *, now: float, ends_at: float) -> tuple[str, _Counter]:
         counter = self._counters.get(key)
         if counter is None and self._numbers[kind := kind_of(key)] >= COUNTERS_MAX:
-            self._sweep(now)
+            self._drop_ended(now)
             if self._numbers[kind] >= COUNTERS_MAX:
                 key = f"{kind}:(others)"
                 counter = self._counters.get(key)
@@ -207,7 +207,7 @@ class Rates:
             counter.shared, counter.pending, counter.ends_at = 0, 0, ends_at
         return key, counter
 
-    def _sweep(self, now: float) -> None:
+    def _drop_ended(self, now: float) -> None:
         """Drop the windows that have ended, at most once a second, since it scans all of them."""
         if now - self._swept_at >= SWEEP_SECONDS:
             self._swept_at = now

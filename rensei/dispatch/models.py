@@ -113,7 +113,7 @@ class Run(models.Model):
     pool = models.CharField(max_length=63, default="local")
     # Whether a sandbox carries it out. Those and the other runs are claimed separately.
     in_sandbox = models.BooleanField(default=False, db_default=False)
-    # Whether that sandbox is one of a capacity provider's, so that a worker needs no isolation of its own.
+    # Whether that sandbox is one of a capacity provider's; then a worker needs no isolation of its own.
     in_cloud = models.BooleanField(default=False, db_default=False)
     # Whether a program calls for it, as often as it needs. Its definition is a part of the input.
     is_agent = models.BooleanField(default=False, db_default=False)
@@ -189,7 +189,7 @@ class Run(models.Model):
 
     @property
     def is_cost_held(self) -> bool:
-        """Whether the most that a call may cost is held before it, so that everything in it must have a bound."""
+        """Whether the most that a call may cost is held before it; everything in it must then have a bound."""
         return self.auth_mode in PLATFORM_MODES or bool(self.caps) or self.max_cost_picodollars is not None
 
     @property
@@ -332,7 +332,7 @@ class Sandbox(models.Model):
 
     The row is committed before the sandbox is created, so that no sandbox is without one. The token is valid while the
     run is under way in the same epoch. Only its SHA-256 is stored, and that of the one request that it may send; an
-    agent writes its own requests, so that its `request_digest` is empty.
+    agent writes its own requests, therefore its `request_digest` is empty.
     """
 
     id = PublicIdField(prefix="box")

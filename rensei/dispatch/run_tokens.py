@@ -140,7 +140,7 @@ def for_token(*, token: str, address: str | None = None) -> Access | None:
     if found is None:
         return None
     if found.ends_at is not None:
-        # A call of an agent ends with its program, so that its cost is held until then.
+        # A call of an agent ends with its program, therefore its cost is held until then.
         found.run.deadline_at = found.ends_at
     membership = (
         Membership.objects.live()

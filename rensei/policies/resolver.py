@@ -200,7 +200,7 @@ def resolve(
     lines: list[TraceLine] = []
     chosen: AuthMode | None = None
     for mode in AuthMode:
-        line = _judge(
+        line = _trace_line(
             mode,
             profile_modes=profile_modes,
             provider=provider,
@@ -237,7 +237,7 @@ def find_denial(
     return None
 
 
-def _judge(
+def _trace_line(
     mode: AuthMode,
     *,
     profile_modes: Collection[str],

@@ -36,7 +36,7 @@ class ApiError(Exception):
         on_purpose: bool = False,
     ) -> None:
         """
-        :param on_purpose: a key or prompt requested it, so that it does not mean that the request is invalid
+        :param on_purpose: a key or prompt requested it: the request itself is valid
         """
         self.status = status
         self.type = TYPE_OF_STATUS[status]

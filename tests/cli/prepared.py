@@ -5,6 +5,7 @@ The `rensei` command in a fork of one process that has loaded it: loading takes 
 the open files of one call, and gets the code with which it ended. `install` writes the program that makes the calls.
 """
 
+import functools
 import gc
 import marshal
 import os
@@ -25,11 +26,16 @@ import httpx2  # noqa: F401
 import pydantic  # noqa: F401
 import rich.console
 import rich.table  # noqa: F401
-import typer._adapters  # noqa: F401
+import typer._adapters
+import typer.main
 
-from rensei.cli.main import main
+from rensei.cli.main import app, main
 from tests.architecture.modules import ROOT
 from tests.waiting import wait_until
+
+# Typer makes every command anew at each call, which takes longer than most commands do: here they are made once.
+vars(typer.main)["get_command"] = functools.cache(typer.main.get_command)
+typer.main.get_command(app)
 
 # It starts in milliseconds, as it loads none of Python's library. A call with a variable that Python reads when it
 # starts has a process of its own.

@@ -62,7 +62,7 @@ class UsageReader:
         """:param asked: the values with a factor that the request asks for, by their names"""
         self.model = ""
         self.absurd = False
-        # True if something has no known price, so that the charge is an upper bound.
+        # True if something has no known price: the charge is then an upper bound.
         self.uncertain = False
         # What has been seen since the output was last reported.
         self.begun = Begun()

@@ -108,7 +108,7 @@ class AwsKms(KeyService):
 
     def destroy_key_of(self, owner: str, *, has_wrapped: bool) -> DestroyedKey | None:
         """AWS lets a key be destroyed after seven days at the earliest. Until then it cannot be used."""
-        found = self._found(owner)
+        found = self._describe(owner)
         if not found:
             return None
         final_at = found.get("DeletionDate")
@@ -117,10 +117,10 @@ class AwsKms(KeyService):
         return DestroyedKey(name=f"awskms:{found['KeyId']}", final_at=final_at)
 
     def forget_key_of(self, owner: str) -> None:
-        if self._found(owner).get("KeyState") == "PendingDeletion":
+        if self._describe(owner).get("KeyState") == "PendingDeletion":
             self._call("delete_alias", AliasName=self._alias(owner))
 
-    def _found(self, owner: str) -> dict[str, Any]:
+    def _describe(self, owner: str) -> dict[str, Any]:
         """Describe the key of an organization; empty if there is none."""
         if not self._is_per_org:
             return {}
@@ -147,7 +147,7 @@ class AwsKms(KeyService):
         except VaultFault as fault:
             logger.warning("key_without_alias", key=made, fault=str(fault))
             # An answer may have been lost after the alias was made.
-            if self._found(owner).get("KeyId") == made:
+            if self._describe(owner).get("KeyId") == made:
                 return
             self._destroy(made)
             if not isinstance(fault, _AliasTaken):

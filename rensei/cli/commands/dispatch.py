@@ -63,7 +63,7 @@ def dispatch(
     Ends with 0 where the run succeeded, with 1 where it failed, was refused, or --timeout passed. A host-session
     run of this machine runs here, to its end; with --no-wait it waits for `rensei worker`.
     """
-    asked = _asked(prompt, text)
+    asked = _one_prompt(prompt, text)
     if model is not None:
         if profile is not None:
             raise typer.BadParameter("give --model or --profile, not both.", param_hint="--model")
@@ -97,7 +97,7 @@ def dispatch(
         watch(session.client, session.output, run["id"], deadline=deadline)
 
 
-def _asked(prompt: str | None, text: str | None) -> str:
+def _one_prompt(prompt: str | None, text: str | None) -> str:
     """:raises BadParameter: unless the prompt was given exactly once"""
     if prompt is not None and text is not None:
         raise typer.BadParameter("give the prompt as PROMPT or as --input, not both.", param_hint="PROMPT")

@@ -193,9 +193,9 @@ class _Setup:
                 f"No token for {url} is known.",
                 fix="Send one to standard input with --token -, set RENSEI_AUTH_TOKEN, or run it in a terminal.",
             )
-        with Client(url=url, token="") as stranger:
+        with Client(url=url, token="") as client:
             try:
-                code = stranger.post("device-codes", {"hostName": self._host_name})
+                code = client.post("device-codes", {"hostName": self._host_name})
             except Refused as refused:
                 if refused.code not in ("NOT_FOUND", "NOT_AUTHENTICATED"):
                     raise
@@ -207,7 +207,7 @@ class _Setup:
             while time.monotonic() < deadline:
                 time.sleep(code["interval"])
                 try:
-                    return str(stranger.post("device-codes/token", {"deviceCode": code["deviceCode"]})["token"])
+                    return str(client.post("device-codes/token", {"deviceCode": code["deviceCode"]})["token"])
                 except Refused as refused:
                     if refused.code != "DEVICE_CODE_PENDING" and not refused.is_temporary:
                         raise
@@ -227,7 +227,7 @@ class _Setup:
         return "none"
 
     def _stored_token(self, context: Context) -> str | None:
-        """Return the stored token; None if the keyring does not return it, so that the person signs in again."""
+        """Return the stored token; None if the keyring does not return it, and the person has to sign in again."""
         try:
             return config.token_of(context)
         except TokenUnreadable as unreadable:

@@ -29,7 +29,7 @@ FILTERS = ("q", "actor", "action", "object", "from", "to")
 def events(request: PageRequest) -> HttpResponse:
     """List the events that match the filters, newest first."""
     query = request.GET
-    found = audit_log.events(request.access, _asked(query))
+    found = audit_log.events(request.access, _filter_of(query))
     before = query.get("before", "")
     if before.isascii() and before.isdecimal() and len(before) < 19:
         found = found.filter(id__lt=int(before))
@@ -53,7 +53,7 @@ def events(request: PageRequest) -> HttpResponse:
 @page
 def events_csv(request: PageRequest) -> StreamingHttpResponse:
     """Stream the same events as CSV, row by row."""
-    parts = audit_log.write_csv(audit_log.events(request.access, _asked(request.GET)))
+    parts = audit_log.write_csv(audit_log.events(request.access, _filter_of(request.GET)))
     return csv_file.answer(request, parts, filename=f"{request.access.org.slug}-audit-log.csv")
 
 
@@ -77,7 +77,7 @@ def _present(access: Access, events: Sequence[AuditEvent]) -> set[tuple[str, str
     return set(first.union(*others))
 
 
-def _asked(query: QueryDict) -> Filter:
+def _filter_of(query: QueryDict) -> Filter:
     # PostgreSQL stores no text with U+0000, so nothing can match it.
     said = {name: query.get(name, "").replace("\0", "").strip() for name in FILTERS}
     return Filter(

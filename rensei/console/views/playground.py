@@ -90,7 +90,7 @@ def playground(request: PageRequest) -> HttpResponse:
     if asked_for and named(own, asked_for) is None:
         context["deleted_profile"] = asked_for
     if chosen is not None:
-        context["snippets"] = snippets.of_request(chosen.public_id, _asked(form, chosen, conversation))
+        context["snippets"] = snippets.of_request(chosen.public_id, _request_of(form, chosen, conversation))
     if updating:
         form.errors.clear()
     elif access.writes:
@@ -157,7 +157,7 @@ def _show(request: PageRequest, run: Run, *, other: ModelProfile | None) -> Http
     return redirect(f"{reverse('console:compare', args=[slug])}?run={run.id}&run={second.id}")
 
 
-def _asked(form: DispatchForm, chosen: ModelProfile, conversation: Conversation | None) -> DispatchRequest:
+def _request_of(form: DispatchForm, chosen: ModelProfile, conversation: Conversation | None) -> DispatchRequest:
     """The dispatch of the form's current state, complete or not."""
     if not form.is_bound:
         return _dispatch_request(form.initial, chosen, conversation)
@@ -203,7 +203,7 @@ def _preview(
     access: Access, form: DispatchForm, known: Known, conversation: Conversation | None
 ) -> dict[str, Any] | None:
     """Describe what a dispatch of the form's current state would do and cost."""
-    return None if known.profile is None else preview_of(access, _asked(form, known.profile, conversation), known)
+    return None if known.profile is None else preview_of(access, _request_of(form, known.profile, conversation), known)
 
 
 def preview_of(access: Access, asked: DispatchRequest, known: Known) -> dict[str, Any]:

@@ -67,7 +67,7 @@ def runs(request: PageRequest) -> HttpResponse:
 @page
 def runs_csv(request: PageRequest) -> StreamingHttpResponse:
     """Stream the runs that match the same filters as CSV, the newest that a list reads at once."""
-    return _csv(request, RunList(request.access, request.GET).found)
+    return _csv(request, RunList(request.access, request.GET).runs)
 
 
 @require_safe

@@ -54,7 +54,7 @@ class RunFileContent(Endpoint):
 
 
 def download(file: RunFile) -> HttpResponse:
-    """Answer with a file. A program wrote it, so that a browser must save it and not show it."""
+    """Answer with a file. A program wrote it, therefore a browser must save it and not show it."""
     response = HttpResponse(bytes(file.content), content_type="application/octet-stream")
     name = file.path.rpartition("/")[2]
     response["Content-Disposition"] = content_disposition_header(as_attachment=True, filename=name) or "attachment"

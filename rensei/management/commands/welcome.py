@@ -73,7 +73,7 @@ The passwords were printed at the first start. To set a new one:
 
     def _show_agent(self, run: Run | None) -> None:
         if run is None:
-            self.stdout.write("This machine starts no sandboxes, so that no agent has run: see Settings → Capacity.")
+            self.stdout.write("This machine starts no sandboxes, therefore no agent has run: see Settings → Capacity.")
             return
         self._show_end(f"An agent in a sandbox, {run.id}", run)
         if run.state == Run.State.SUCCEEDED:
