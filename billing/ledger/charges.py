@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from operator import attrgetter
 
 from billing.models import CALL_COLUMNS, CostEvent
 from catalog.pricing import UnitPrices, cost
@@ -14,6 +15,9 @@ from rensei.core.transactions import assert_open
 from rensei.core.usage import Usage
 
 _BLANK = CostEvent()
+_call_columns = attrgetter(*CALL_COLUMNS)
+_prices = attrgetter(*(one.price for one in TOKEN_CLASSES))
+_PRICE_COLUMNS = tuple(one.column for one in TOKEN_CLASSES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +108,7 @@ def _charge_line(charge: Charge) -> CostEvent:
         billed=charge.billed,
         estimated=charge.estimated,
         occurred_at=charge.occurred_at,
-        **{name: getattr(charge, name) for name in CALL_COLUMNS},
+        **dict(zip(CALL_COLUMNS, _call_columns(charge), strict=True)),
     )
     _fill(line, usage=charge.usage, prices=charge.prices)
     line.billed_picodollars = (line.amount_picodollars or 0) if charge.billed else 0
@@ -115,7 +119,7 @@ def _fill(line: CostEvent, *, usage: Usage, prices: UnitPrices | None) -> None:
     vars(line).update(usage.as_dict())
     if prices is None or (prices.web_search is None and usage.web_search_requests):
         return
-    vars(line).update({one.column: getattr(prices, one.price) for one in TOKEN_CLASSES})
+    vars(line).update(zip(_PRICE_COLUMNS, _prices(prices), strict=True))
     line.amount_picodollars = cost(usage, prices)
 
 

@@ -1,9 +1,9 @@
 """Roll-ups of the ledger, written together with its lines, so that reports never read the ledger itself."""
 
-from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC
 from functools import cache
+from operator import attrgetter
 from typing import Any
 
 from django.db import connection
@@ -14,6 +14,10 @@ from rensei.core.whole_numbers import WholeNumberField
 
 KEY = ("org_id", "day", "provider", "served_model_id", "auth_mode", "project_id", "profile_id")
 SUMS = ("calls", "unpriced", *COUNTS, "amount_picodollars", "billed_picodollars")
+_NOTHING = (0,) * len(SUMS)
+# What a line has itself. Its day, its number and whether it has no price are computed.
+_own_columns = attrgetter(*(name for name in KEY if name != "day"))
+_own_counts = attrgetter(*SUMS[2:])
 # These sums may exceed 2^63. Counts do not: a call has at most twenty million tokens of a class.
 _WHOLE = frozenset(
     {name for name in SUMS if isinstance(UsageDaily._meta.get_field(name), WholeNumberField)}  # noqa: SLF001
@@ -26,26 +30,23 @@ def add(lines: Iterable[CostEvent]) -> None:
 
     The keys are locked in sorted order, so that concurrent settlements wait for each other and never deadlock.
     """
-    totals: dict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
+    totals: dict[tuple[Any, ...], list[int]] = {}
     for line in lines:
-        sums = totals[_key(line)]
-        for name, count in _counts(line).items():
-            sums[name] += count
-    for values in sorted(totals):
-        _add(key=dict(zip(KEY, values, strict=True)), sums=totals[values])
+        key = _key(line)
+        totals[key] = [total + count for total, count in zip(totals.get(key, _NOTHING), _counts(line), strict=True)]
+    for key in sorted(totals):
+        _add(key=dict(zip(KEY, key, strict=True)), sums=dict(zip(SUMS, totals[key], strict=True)))
 
 
 def _key(line: CostEvent) -> tuple[Any, ...]:
-    day = line.occurred_at.astimezone(UTC).date()
-    return tuple(day if name == "day" else getattr(line, name) for name in KEY)
+    org_id, *others = _own_columns(line)
+    return org_id, line.occurred_at.astimezone(UTC).date(), *others
 
 
-def _counts(line: CostEvent) -> dict[str, int]:
-    return {
-        **{name: getattr(line, name) or 0 for name in SUMS if name not in {"calls", "unpriced"}},
-        "calls": int(line.kind == CostEvent.Kind.CHARGE),
-        "unpriced": int(line.amount_picodollars is None),
-    }
+def _counts(line: CostEvent) -> tuple[int, ...]:
+    """Return what a line adds, in the order of `SUMS`."""
+    *counts, amount, billed = _own_counts(line)
+    return int(line.kind == CostEvent.Kind.CHARGE), int(amount is None), *counts, amount or 0, billed
 
 
 def _add(*, key: dict[str, Any], sums: dict[str, int]) -> None:

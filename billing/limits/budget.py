@@ -12,13 +12,16 @@ from django.db.models.functions import Greatest
 from django.db.models.lookups import IsNull
 
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement
-from rensei.core.bulk import delete_all, insert_all
+from rensei.core.bulk import delete_all
 from rensei.core.errors import RenseiError, Said
+from rensei.core.instances import made_like
 from rensei.core.money import dollars
 from rensei.core.periods import end_of, month_of, written
 from rensei.core.transactions import assert_open
 from rensei.core.whole_numbers import LessThanOrEqual, Plus, WholeNumberField
 from rensei.orgs.models import Org
+
+_BLANK = BudgetHold()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +53,15 @@ class MeteredBudgetExceeded(RenseiError):
     gateway_message = message.replace("maxTokens", "max_tokens")
 
 
-def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, MeteredBudgetExceeded]:
+def hold(
+    *, org_id: str, picodollars: Mapping[str, int], now: datetime
+) -> tuple[list[BudgetHold], dict[str, MeteredBudgetExceeded]]:
     """
     Hold the most that runs may cost, by run id, in the transaction that saves them, and refuse what exceeds the budget.
 
     One conditional UPDATE decides, so concurrent dispatches never exceed the budget. Runs of an organization
-    without a budget are held for too, so that a budget set later counts them.
-    Returns the refused runs, by run id.
+    without a budget are held for too, so that a budget set later counts them. Returns the holds, to be saved with the
+    runs, and the refused runs by their ids.
     """
     assert_open()
     month = month_of(now)
@@ -69,15 +74,15 @@ def hold(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[
             if _take(org_id=org_id, month=month, picodollars=amount)
         }
     holds = [
-        BudgetHold(run_id=run_id, org_id=org_id, picodollars=amount, created_at=now) for run_id, amount in held.items()
+        made_like(_BLANK, run_id=run_id, org_id=org_id, picodollars=amount, created_at=now)
+        for run_id, amount in held.items()
     ]
-    insert_all(BudgetHold, holds)
     refused = {run_id: amount for run_id, amount in picodollars.items() if run_id not in held}
     if not refused:
-        return {}
+        return holds, {}
     budget = _read(org_id=org_id, now=now)
     assert budget is not None, "Without a budget everything fits"
-    return {run_id: _exceeded(budget, picodollars=amount) for run_id, amount in refused.items()}
+    return holds, {run_id: _exceeded(budget, picodollars=amount) for run_id, amount in refused.items()}
 
 
 def release_holds(*, run_ids: Collection[str]) -> None:

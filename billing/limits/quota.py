@@ -16,10 +16,13 @@ from billing.limits.shared_spending import PLATFORM, Spending
 from billing.models import BillingSetting, CostEvent, Entitlement, Hold, SharedUsage
 from rensei.core.bulk import delete_all, insert_all
 from rensei.core.errors import RenseiError, Said
+from rensei.core.instances import made_like
 from rensei.core.money import dollars
 from rensei.core.periods import start_of, written
 from rensei.core.transactions import assert_open
 from rensei.orgs.models import Org
+
+_BLANK = Hold()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,18 +52,23 @@ def take_shared_run(*, org_id: str, run_id: str, now: datetime, picodollars: int
 
     :raises SharedQuotaExceeded: if no run is left for the day
     """
-    for refusal in take_shared_runs(org_id=org_id, picodollars={run_id: picodollars}, now=now).values():
+    holds, refused = take_shared_runs(org_id=org_id, picodollars={run_id: picodollars}, now=now)
+    insert_all(Hold, holds)
+    for refusal in refused.values():
         raise refusal
 
 
-def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: datetime) -> dict[str, SharedQuotaExceeded]:
+def take_shared_runs(
+    *, org_id: str, picodollars: Mapping[str, int], now: datetime
+) -> tuple[list[Hold], dict[str, SharedQuotaExceeded]]:
     """
     Hold some of the day's shared runs, in the transaction that saves them, and refuse those beyond the limit.
 
     `picodollars` is the most that each run may cost, by run id, and is held too.
 
     One conditional UPDATE decides, so concurrent dispatches never exceed the limit. `now` is the database's
-    clock; a run keeps the UTC day of its admission. Returns the refused runs, by run id.
+    clock; a run keeps the UTC day of its admission. Returns the holds, to be saved with the runs, and the refused runs
+    by their ids.
     """
     assert_open()
     day = now.astimezone(UTC).date()
@@ -74,13 +82,13 @@ def take_shared_runs(*, org_id: str, picodollars: Mapping[str, int], now: dateti
         given_back = sum(picodollars[run_id] for run_id in set(run_ids) - set(taken))
         shared_spending.settle(day=day, released={org_id: given_back}, spent={})
     holds = [
-        Hold(run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now) for run_id in taken
+        made_like(_BLANK, run_id=run_id, org_id=org_id, day=day, picodollars=picodollars[run_id], created_at=now)
+        for run_id in taken
     ]
-    insert_all(Hold, holds)
     if len(taken) == len(picodollars):
-        return {}
+        return holds, {}
     quota = _read(org_id=org_id, now=now)
-    return {
+    return holds, {
         run_id: _exceeded(quota, now=now, spending=too_dear.get(run_id), picodollars=amount)
         for run_id, amount in picodollars.items()
         if run_id not in taken

@@ -7,6 +7,7 @@ the text of a statement costs more than storing them: https://www.postgresql.org
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from typing import Any
 
@@ -15,6 +16,10 @@ from django.db import connection
 from django.db.models import Field, Model, QuerySet
 
 Row = tuple[Mapping[str, Any], Mapping[str, Any]]
+
+
+class _HoldsExpression(Exception):
+    """A value is an expression, which has no form in JSON."""
 
 
 def insert_all(model: type[Model], instances: Sequence[Model]) -> None:
@@ -71,15 +76,15 @@ def update_each(guarded: QuerySet[Any], rows: Sequence[Row]) -> set[Any]:
     As in `lock_each`, but a row is a pair: the values it must have, and its new values. Returns the primary keys of the
     updated rows. Rows with expressions are plain UPDATEs, as all are on SQLite, which has no network round trip.
     """
-    plain = not any(hasattr(value, "resolve_expression") for _, values in rows for value in values.values())
-    if connection.vendor != "postgresql" or not plain:
-        key = guarded.model._meta.pk.name  # noqa: SLF001
-        return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
     if not rows:
         return set()
-    sql, names_of, params = _updating(guarded, *(tuple(part) for part in rows[0]))
-    objects = ({given: row[part][name] for given, part, name in names_of} for row in rows)
-    return {found for (found,) in _execute(sql, objects, *params)}
+    if connection.vendor == "postgresql":
+        sql, names_of, params = _updating(guarded, *(tuple(part) for part in rows[0]))
+        objects = ({given: row[part][name] for given, part, name in names_of} for row in rows)
+        with suppress(_HoldsExpression):
+            return {found for (found,) in _execute(sql, objects, *params)}
+    key = guarded.model._meta.pk.name  # noqa: SLF001
+    return {known[key] for known, values in rows if guarded.filter(**known).update(**values)}
 
 
 def delete_all(model: type[Model], keys: Collection[str], *, returning: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -183,7 +188,13 @@ def _document(objects: list[Mapping[str, Any]]) -> str:
 
 
 def _text_of(value: Any) -> str:
-    """Write what JSON has no form for as PostgreSQL reads it: https://www.postgresql.org/docs/17/datatype-binary.html"""
+    """
+    Write what JSON has no form for as PostgreSQL reads it: https://www.postgresql.org/docs/17/datatype-binary.html
+
+    :raises _HoldsExpression: for what only the database can compute
+    """
+    if hasattr(value, "resolve_expression"):
+        raise _HoldsExpression
     return rf"\x{value.hex()}" if isinstance(value, bytes) else str(value)
 
 

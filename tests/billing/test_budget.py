@@ -9,9 +9,11 @@ from django.test import Client
 from rest_framework.test import APIClient
 
 from billing.ledger.charges import Charge
-from billing.limits.budget import MeteredBudgetExceeded, add_billed, budget_of, hold, release_holds, require_room
+from billing.limits import budget
+from billing.limits.budget import MeteredBudgetExceeded, add_billed, budget_of, release_holds, require_room
 from billing.models import BudgetHold, BudgetUsage, CostEvent, Entitlement, UsageDaily
 from rensei.audit.models import AuditEvent
+from rensei.core.bulk import insert_all
 from rensei.core.clock import database_now
 from rensei.core.periods import end_of, month_of
 from rensei.core.transactions import durable
@@ -32,9 +34,16 @@ def limit(acme: Org) -> Callable[[int | None], None]:
     return set_to
 
 
+def hold(org: Org, run_id: str, picodollars: int, now: datetime = NOON) -> dict[str, MeteredBudgetExceeded]:
+    """Hold for a run as its admission does, which saves the holds with the run."""
+    holds, refused = budget.hold(org_id=org.pk, picodollars={run_id: picodollars}, now=now)
+    insert_all(BudgetHold, holds)
+    return refused
+
+
 def take(org: Org, run_id: str, picodollars: int, now: datetime = NOON) -> None:
     with transaction.atomic():
-        for refusal in hold(org_id=org.pk, picodollars={run_id: picodollars}, now=now).values():
+        for refusal in hold(org, run_id, picodollars, now).values():
             raise refusal
 
 
@@ -129,7 +138,7 @@ class TestHold:
         take(acme, "run_1", 1)
 
         with durable(), django_assert_num_queries(2):
-            hold(org_id=acme.pk, picodollars={"run_2": 1}, now=NOON)
+            hold(acme, "run_2", 1)
 
     def test_begins_anew_with_the_month(
         self, acme: Org, limit: Callable[..., None], charge: Callable[..., CostEvent]
@@ -430,7 +439,7 @@ class TestManyDispatchesAtOnce:
                 for number in range(8):
                     run_id = f"run_{place}_{number}"
                     with durable():
-                        refused = hold(org_id=acme.pk, picodollars={run_id: worst}, now=NOON)
+                        refused = hold(acme, run_id, worst)
                     if refused:
                         continue
                     held += 1

@@ -132,11 +132,11 @@ class TestAGroup:
         wanted = {f"run_{number}": DOLLAR for number in range(3)}
 
         with transaction.atomic():
-            refused = take_shared_runs(org_id=acme.pk, picodollars=wanted, now=NOON)
+            holds, refused = take_shared_runs(org_id=acme.pk, picodollars=wanted, now=NOON)
 
         assert list(refused) == ["run_2"]
         assert rows() == {"all": (0, 2), "acme": (0, 2)}
-        assert list(Hold.objects.order_by("run_id").values_list("run_id", flat=True)) == ["run_0", "run_1"]
+        assert [hold.run_id for hold in holds] == ["run_0", "run_1"]
         assert SharedUsage.objects.get().held == 2
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from django.conf import settings
 from django.db import IntegrityError, transaction
+from django.db.models import Model
 
 from billing.limits import caps
 from integrations.keys import leaks
@@ -201,7 +202,8 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
         new = [plan for plan in plans if not plan.sandbox_id]
         refused |= _take_room(new)
         refused |= _hold_of_caps([plan for plan in new if plan.id not in refused])
-        refused |= _hold([plan for plan in new if plan.id not in refused])
+        holds, over = _hold([plan for plan in new if plan.id not in refused])
+        refused |= over
         admitted = [plan for plan in plans if plan.id not in refused]
         if not admitted:
             # A hold may have created a row for its counter.
@@ -217,6 +219,7 @@ def write(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
                 RunInput: [given for _, given in inputs],
                 SearchEntry: [search.entry_of(run, given) for run, given in inputs],
                 Attempt: [plan.attempt for plan in admitted if plan.attempt is not None],
+                **holds,
             }
         )
         for plan in admitted:
@@ -260,20 +263,28 @@ def _hold_of_caps(plans: Sequence[AdmissionPlan]) -> Mapping[str, RenseiError]:
     return caps.hold(wanted, now=max(plan.run.created_at for plan in plans)) if wanted else {}
 
 
-def _hold(plans: Sequence[AdmissionPlan]) -> dict[str, RenseiError]:
-    """Place the holds of the runs, always in the same order to prevent deadlocks."""
+def _hold(plans: Sequence[AdmissionPlan]) -> tuple[dict[type[Model], list[Model]], dict[str, RenseiError]]:
+    """
+    Hold what the runs may use of their modes' limits, always in the same order to prevent deadlocks.
+
+    Returns the rows of the holds, to be saved with the runs, and the refused runs by their ids.
+    """
     held: dict[tuple[int, str, date], dict[str, int | None]] = defaultdict(dict)
     for plan in plans:
         run = plan.run
         place = PREFERENCE[AuthMode(run.auth_mode)]
         held[place, run.org_id, run.created_at.astimezone(UTC).date()][run.id] = plan.at_most
+    rows: dict[type[Model], list[Model]] = defaultdict(list)
     refused: dict[str, RenseiError] = {}
     moments = {plan.run.id: plan.run.created_at for plan in plans}
     for place, org_id, day in sorted(held):
         at_most = held[place, org_id, day]
         mode = MODES[list(AuthMode)[place]]
-        refused |= mode.hold(org_id=org_id, at_most=at_most, now=max(moments[run_id] for run_id in at_most))
-    return refused
+        holds, over = mode.hold(org_id=org_id, at_most=at_most, now=max(moments[run_id] for run_id in at_most))
+        refused |= over
+        for hold in holds:
+            rows[type(hold)].append(hold)
+    return rows, refused
 
 
 def _raise_of(refused: Mapping[str, RenseiError]) -> None:

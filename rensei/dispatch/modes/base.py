@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import ClassVar, Protocol
 
+from django.db.models import Model
+
 from integrations.models import Integration, PlatformKey
 from integrations.providers.base import Credential, ProviderFailure
 from integrations.vault.openings import Reason, Why
@@ -13,6 +15,9 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said, StoredError
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
+
+# The rows of what is held for runs, to be saved with them, and the refused runs by their ids.
+Holds = tuple[Sequence[Model], Mapping[str, RenseiError]]
 
 
 class ModelUnpriced(RenseiError):
@@ -92,7 +97,7 @@ class Mode(Protocol):
 
     def max_tokens_cap(self, facts: DispatchContext) -> int | None: ...
 
-    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]: ...
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Holds: ...
 
     def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]: ...
 

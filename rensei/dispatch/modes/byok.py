@@ -15,7 +15,7 @@ from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, OneKey, Signer, why_of
+from rensei.dispatch.modes.base import Gate, Holds, OneKey, Signer, why_of
 
 
 class ByokNotConfigured(RenseiError):
@@ -49,9 +49,9 @@ class Byok(OneKey):
     def max_tokens_cap(self, facts: DispatchContext) -> int | None:
         return None
 
-    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Holds:
         """Place no hold: the organization pays the provider directly."""
-        return {}
+        return [], {}
 
     def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]:
         """The organization's key signs for every model."""

@@ -11,7 +11,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, OneKey, Signer
+from rensei.dispatch.modes.base import Gate, Holds, OneKey, Signer
 
 
 class RequiresLocalCapacity(RenseiError):
@@ -64,9 +64,9 @@ class HostSession(OneKey):
     def max_tokens_cap(self, facts: DispatchContext) -> int | None:
         return None
 
-    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Holds:
         """Place no hold: the account on the machine pays."""
-        return {}
+        return [], {}
 
     def signers(self, facts: Sequence[DispatchContext], *, rate_limit: str = "") -> Sequence[Signer]:
         """:raises WrongMachine: always, because the gateway calls from the server and the login is on the machine"""

@@ -15,7 +15,7 @@ from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
 from rensei.dispatch.models import Run
-from rensei.dispatch.modes.base import Gate, ModelUnpriced
+from rensei.dispatch.modes.base import Gate, Holds, ModelUnpriced
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -55,7 +55,7 @@ class Metered(PlatformPool):
     def limits(self) -> tuple[Gate, ...]:
         return (Gate("budget", self._require_budget),)
 
-    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Holds:
         """Refuse the runs whose maximum cost does not fit into the rest of the month's budget."""
         known = {run_id: most for run_id, most in at_most.items() if most is not None}
         assert len(known) == len(at_most), "A model without a price was refused by the gate"

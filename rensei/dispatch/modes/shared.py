@@ -11,7 +11,7 @@ from integrations.models import PlatformKey
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.context import DispatchContext
-from rensei.dispatch.modes.base import Gate, ModelUnpriced
+from rensei.dispatch.modes.base import Gate, Holds, ModelUnpriced
 from rensei.dispatch.modes.platform_pool import PlatformPool
 
 
@@ -45,7 +45,7 @@ class Shared(PlatformPool):
     def limits(self) -> tuple[Gate, ...]:
         return Gate("spending", self._require_amount), Gate("quota", self._require_run)
 
-    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Mapping[str, RenseiError]:
+    def hold(self, *, org_id: str, at_most: Mapping[str, int | None], now: datetime) -> Holds:
         """Refuse runs that exceed the day's quota, or whose maximum cost exceeds the amount left for shared runs."""
         known = {run_id: most for run_id, most in at_most.items() if most is not None}
         assert len(known) == len(at_most), "A model without a price was refused by the gate"
