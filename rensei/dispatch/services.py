@@ -4,17 +4,21 @@ import re
 
 from rensei.audit.record import record
 from rensei.core.clock import database_now
-from rensei.core.errors import AlreadyExists, FieldError, RenseiError
+from rensei.core.errors import AlreadyExists, FieldError, InUse, RenseiError
 from rensei.core.transactions import durable, unique
 from rensei.dispatch.models import CapacityPool, Run
-from rensei.dispatch.pools import SANDBOX
+from rensei.dispatch.pools import LOCAL, SANDBOX, find_pool
 from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.cloud import check_config, common_settings
 from rensei.dispatch.settlement import settle
 from rensei.dispatch.settlement.settle import RunEnd, SettlementPlan
-from rensei.orgs import row_limits
+from rensei.orgs import locks, row_limits
 from rensei.orgs.access import Access
+from rensei.orgs.models import Project
+from rensei.orgs.services import require_own
 
+# A refusal names so many of those that use a pool.
+USERS_NAMED = 10
 POOL_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 
 
@@ -106,12 +110,38 @@ def update_pool(
 
 
 def remove_pool(access: Access, pool: CapacityPool) -> None:
-    """Remove a pool. Runs keep its name; those that wait for a sandbox in a cloud fail when it is their turn."""
+    """
+    Remove a pool. Runs keep its name; those that wait for a sandbox in a cloud fail when it is their turn.
+
+    :raises InUse: if it is the default pool of a project
+    """
     access.require_org_manager()
     with durable():
+        locks.lock(access.org.pk)
         pool_id, name = pool.id, pool.name
+        projects = list(Project.objects.for_org(access.org).filter(pool=name).order_by("slug")[:USERS_NAMED])
+        if projects:
+            named = ", ".join(f"'{project.slug}'" for project in projects)
+            raise InUse(what=f"The pool '{name}'", users=f"the projects {named} as their default pool")
         pool.delete()
         record(access, "pool.removed", object_id=pool_id, name=name)
+
+
+def set_project_pool(access: Access, project: Project, *, pool: str | None) -> Project:
+    """
+    Name the default pool of a project, for its runs that name none; None for the local one.
+
+    :raises NoEligiblePool: if there is no such pool, or it is not active
+    """
+    access.require_manager()
+    require_own(access, project)
+    with durable():
+        locks.lock(access.org.pk)
+        name = "" if pool in {None, LOCAL} else find_pool(access.org, pool or "").name
+        record(access, "project.pool_set", object_id=project.slug, old={"pool": project.pool}, new={"pool": name})
+        project.pool = name
+        project.save(update_fields=["pool"])
+    return project
 
 
 def _check_config(provider_id: str, config: dict[str, object]) -> None:

@@ -41,6 +41,7 @@ api_patterns = [
     ),
     path("capacity", capacity.Capacity.as_view(), name="api-capacity"),
     path("capacity/cost", capacity.CapacityCost.as_view(), name="api-capacity-cost"),
+    path("projects/<str:project_id>/pool", pools.ProjectPool.as_view(), name="api-project-pool"),
     path("pools", pools.Pools.as_view(), name="api-pools"),
     path("pools/<str:pool_id>", pools.PoolDetail.as_view(), name="api-pool"),
 ]

@@ -1,5 +1,7 @@
 """REST: the caller, and the organization's projects."""
 
+from typing import Any
+
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -11,7 +13,7 @@ from rensei.core.json_fields import NAME, Text, whole
 from rensei.core.views import Endpoint
 from rensei.orgs import services
 from rensei.orgs.access import Access, caller
-from rensei.orgs.models import Role
+from rensei.orgs.models import Project, Role
 from rensei.orgs.permissions import ManagersWrite, MembersRead
 from rensei.orgs.resources import Changed, Listed, Removed
 from rensei.orgs.row_limits import LimitReached
@@ -57,7 +59,14 @@ class Me(Endpoint):
 class ProjectAnswer(CamelSerializer):
     id = serializers.CharField(source="slug")
     name = serializers.CharField()
+    pool = serializers.CharField(
+        allow_null=True, help_text="The pool of runs that name none; null for `local`. PUT /projects/{id}/pool sets it"
+    )
     created_at = serializers.DateTimeField()
+
+    def to_representation(self, instance: Project) -> dict[str, Any]:
+        shown = super().to_representation(instance)
+        return {**shown, "pool": instance.pool or None}
 
 
 class Projects(Listed):

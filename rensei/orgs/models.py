@@ -123,6 +123,8 @@ class Project(models.Model):
     org = models.ForeignKey(Org, models.CASCADE, related_name="projects")
     slug = models.SlugField(max_length=63)
     name = models.CharField(max_length=120)
+    # The name of the capacity pool of runs that name none. Empty: the local one.
+    pool = models.CharField(max_length=63, blank=True, default="", db_default="")
     created_at = models.DateTimeField(default=timezone.now)
 
     objects = OrgScopedQuerySet.as_manager()

@@ -49,7 +49,8 @@ class Node:
     provider_config: dict[str, Any]
     # An https or data URL, which may contain references, or the `source` of an image block.
     images: list[str | dict[str, str]]
-    pool: str = pools.LOCAL
+    # None: the default pool of the project, else the local one.
+    pool: str | None = None
     max_cost_picodollars: int | None = None
     agent: dict[str, Any] | None = None
 

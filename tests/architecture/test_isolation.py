@@ -65,6 +65,8 @@ REST = {
     ("GET", "projects/<project_id>"): Row(EVERYONE, object=True),
     ("PATCH", "projects/<project_id>"): Row(MANAGERS, {"name": "New"}, object=True),
     ("DELETE", "projects/<project_id>"): Row(MANAGERS, object=True),
+    ("GET", "projects/<project_id>/pool"): Row(EVERYONE, object=True),
+    ("PUT", "projects/<project_id>/pool"): Row(MANAGERS, {"pool": "sandbox"}, object=True),
     ("GET", "members"): Row(EVERYONE),
     ("POST", "members"): Row(MANAGERS, {"email": "newcomer@acme.test", "role": "member"}),
     ("GET", "members/<member_id>"): Row(EVERYONE, object=True),
@@ -165,6 +167,7 @@ NEEDS = {
         ("POST", "projects/<project_id>/access-policy/preview"),
     ],
     "read runs": [
+        ("GET", "projects/<project_id>/pool"),
         ("GET", "projects"), ("GET", "projects/<project_id>"), ("GET", "providers"), ("GET", "catalog"),
         ("GET", "catalog/<model_id>"), ("GET", "profiles"), ("GET", "profiles/<profile_id>"),
         ("POST", "profiles/<profile_id>/resolve"), ("POST", "why"), ("GET", "runs"), ("GET", "runs/<run_id>"),
@@ -180,6 +183,7 @@ NEEDS = {
     ],
     "manage": [
         ("POST", "projects"), ("PATCH", "projects/<project_id>"), ("DELETE", "projects/<project_id>"),
+        ("PUT", "projects/<project_id>/pool"),
         ("POST", "catalog"), ("DELETE", "catalog/<model_id>"), ("POST", "integrations"), ("POST", "integrations/test"),
         ("GET", "providers/<provider>/identity"),
         ("PATCH", "integrations/<integration_id>"), ("DELETE", "integrations/<integration_id>"),

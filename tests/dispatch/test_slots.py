@@ -12,6 +12,7 @@ from django.test import Client
 from billing.models import CostEvent
 from integrations.keys import services as integrations
 from integrations.models import Integration
+from rensei.audit.models import AuditEvent
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
@@ -221,3 +222,63 @@ class TestTheState:
         client.force_login(ada)
         for page in ("/o/acme/settings/capacity", f"/o/acme/settings/capacity/{pool.id}"):
             assert "E2B does not accept this key." in client.get(page).content.decode()
+
+
+class TestTheDefaultOfAProject:
+    @pytest.fixture
+    def project(self, acme: Org) -> Project:
+        return Project.objects.create(org=acme, slug="my-project", name="Mine")
+
+    def test_is_the_pool_of_its_runs_that_name_none(
+        self, project: Project, ada: User, api_as: Any, connected: Any, make_profile: Any
+    ) -> None:
+        make_profile(auth_modes=["byok"])
+        WorkerHeartbeat.objects.create(worker="w", seen_at=database_now(), offers_sandboxes=True)
+        api = api_as(ada)
+        body = {"profileId": "prof_deep", "input": "Hi.", "projectId": "my-project"}
+
+        def pool_of(**more: str) -> str:
+            answer = api.post("/api/v1/runs", {**body, **more})
+            return str(answer.json()["pool"])
+
+        before = pool_of()
+        assert api.put("/api/v1/projects/my-project/pool", {"pool": "sandbox"}).json() == {"pool": "sandbox"}
+
+        assert (before, pool_of(), pool_of(pool="local")) == ("local", "sandbox", "local")
+        assert api.post("/api/v1/runs", {"profileId": "prof_deep", "input": "Hi."}).json()["pool"] == "local"
+        assert api.get("/api/v1/projects/my-project").json()["pool"] == "sandbox"
+        assert api.post("/api/v1/why", body).json()["pool"] == "sandbox"
+        assert AuditEvent.objects.filter(action="project.pool_set", object_id="my-project").count() == 1
+        assert api.put("/api/v1/projects/my-project/pool", {"pool": None}).json() == {"pool": None}
+        assert pool_of() == "local"
+
+    def test_is_a_pool_of_the_organization(self, project: Project, ada: User, api_as: Any) -> None:
+        for body, status in (({"pool": "none"}, 409), ({"pool": ""}, 400), ({}, 400), ({"pool": 3}, 400)):
+            assert api_as(ada).put("/api/v1/projects/my-project/pool", body).status_code == status
+        project.refresh_from_db()
+        assert project.pool == ""
+
+    def test_keeps_its_pool_from_being_deleted(
+        self, project: Project, small: CapacityPool, ada: User, ada_access: Access, api_as: Any
+    ) -> None:
+        api = api_as(ada)
+        services.set_project_pool(ada_access, project, pool="small")
+
+        refused = api.delete(f"/api/v1/pools/{small.id}")
+
+        assert (refused.status_code, refused.json()["code"]) == (409, "IN_USE")
+        assert "'my-project'" in refused.json()["detail"]
+        services.set_project_pool(ada_access, project, pool=None)
+        assert api.delete(f"/api/v1/pools/{small.id}").status_code == 204
+
+    def test_is_set_on_its_page(self, project: Project, small: CapacityPool, ada: User, client: Client) -> None:
+        client.force_login(ada)
+        page = "/o/acme/settings/projects/my-project/rename"
+
+        assert "small" in client.get(page).content.decode()
+        assert client.post(page, {"name": "Mine", "pool": "small"}).status_code == 302
+        assert client.post(page, {"name": "Mine", "pool": "none"}).status_code == 422
+
+        project.refresh_from_db()
+        assert (project.name, project.pool) == ("Mine", "small")
+        assert "on small" in client.get("/o/acme/settings/projects").content.decode()

@@ -17,7 +17,7 @@ from rensei.cli.web import Web, open_page
 projects = group("project", help="Projects of the organization.")
 policies = group("policy", help="Which auth modes are allowed, by organization or project.")
 
-COLUMNS: Columns = {"Id": "id", "Name": Text("name"), "Created": "createdAt"}
+COLUMNS: Columns = {"Id": "id", "Name": Text("name"), "Pool": "pool", "Created": "createdAt"}
 
 
 @command(projects, "list")
@@ -35,6 +35,20 @@ def create_project(
     """Create a project."""
     project = session.client.post("projects", {"id": project_id, "name": name or project_id})
     session.output.details(project, COLUMNS)
+
+
+@command(projects, "pool")
+def set_project_pool(
+    session: Session,
+    project_id: Annotated[
+        str,
+        typer.Argument(metavar="ID", help="Id of the project", show_default=False, autocompletion=completion.projects),
+    ],
+    pool: Annotated[str, typer.Argument(help="Name of the pool; local for none", show_default=False)],
+) -> None:
+    """Set the default pool of a project, for its runs that name none."""
+    found = session.client.put(at("projects", project_id, "pool"), {"pool": pool})
+    session.output.done(found, f"Runs of {project_id} that name no pool execute on {found['pool'] or 'local'}.")
 
 
 @command(projects, "delete")

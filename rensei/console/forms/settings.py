@@ -1,5 +1,6 @@
 """The small forms of Settings: projects and API tokens."""
 
+from collections.abc import Iterable
 from typing import Any
 
 from django import forms
@@ -20,9 +21,18 @@ class ProjectForm(RefusableForm):
 
 
 class RenameForm(RefusableForm):
-    """Another name for a project."""
+    """Another name for a project, and the pool of its runs that name none."""
 
     name = forms.CharField(max_length=120)
+    pool = forms.ChoiceField(
+        label="Default pool", required=False, help_text="Where its runs execute, unless the request names a pool."
+    )
+
+    def __init__(self, *args: Any, pools: Iterable[str], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["pool"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [("", "local"), *((name, name) for name in pools)]
 
 
 class AppTokenForm(RefusableForm):

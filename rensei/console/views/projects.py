@@ -16,6 +16,9 @@ from rensei.console.forms.settings import ProjectForm, RenameForm
 from rensei.core.auth_modes import AuthMode
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.dispatch import capacity
+from rensei.dispatch.pools import LOCAL
+from rensei.dispatch.services import set_project_pool
 from rensei.orgs import services
 from rensei.orgs.access import Access
 from rensei.orgs.models import Project
@@ -50,10 +53,17 @@ def project_rename(request: PageRequest, project_id: str) -> HttpResponse:
     request.access.require_manager()
     project = services.find_project(request.access, project_id)
     title = project.name
-    form = RenameForm(request.POST or None, initial={"name": project.name})
+    states = capacity.of_org(request.access)
+    names = dict.fromkeys([pool.name for pool in states if pool.state != capacity.INACTIVE and pool.name != LOCAL])
+    if project.pool:
+        names[project.pool] = None
+    form = RenameForm(request.POST or None, initial={"name": project.name, "pool": project.pool}, pools=names)
     if request.method == "POST" and form.is_valid():
+        fields = form.cleaned_data
         try:
-            services.update_project(request.access, project, name=form.cleaned_data["name"])
+            services.update_project(request.access, project, name=fields["name"])
+            if fields["pool"] != project.pool:
+                set_project_pool(request.access, project, pool=fields["pool"] or None)
         except RenseiError as refusal:
             form.refuse(refusal)
         else:

@@ -93,7 +93,9 @@ def dispatch(access: Access, request: DispatchRequest, *, idempotency_key: str =
 def dispatch_unsaved(access: Access, profile: ModelProfile, request: DispatchRequest) -> Run:
     """Admit a run with a profile that is not stored, such as for a test message."""
     token_rate.require_left(access.org.id)
-    (found,) = context.load(access, [profile], project=None, pool=pools.find_pool(access.org, request.pool))
+    (found,) = context.load(
+        access, [profile], project=None, pool=pools.find_pool(access.org, request.pool or pools.LOCAL)
+    )
     judgement = _judge(decide.require(found), request)
     admitted = plan(access, judgement, request)
     _raise_of(write([admitted]))

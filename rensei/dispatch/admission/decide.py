@@ -78,7 +78,7 @@ def load(
         if project is not None and project.pk != profile.project_id:
             raise NotFound(pointer="/profileId")
         project = profile.project
-    pool = pools.find_pool(access.org, request.pool)
+    pool = pools.find_pool(access.org, pools.name_for(request.pool, project))
     (found,) = context.load(
         access, [profile], project=project, pool=pool, host_id=request.host_id, with_quota=with_quota, known=known
     )

@@ -53,7 +53,7 @@ def of_request(request: DispatchRequest) -> list[Seen]:
     return [
         Seen("Profile", request.profile_id or "The default one"),
         Seen("Project", request.project_id or "None"),
-        Seen("Pool", request.pool),
+        Seen("Pool", request.pool or "The default one"),
     ]
 
 

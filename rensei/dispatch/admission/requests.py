@@ -21,7 +21,8 @@ class DispatchRequest:
 
     profile_id: str | None = None
     project_id: str | None = None
-    pool: str = "local"
+    # None: the default pool of the project, else the local one.
+    pool: str | None = None
     host_id: str | None = None
     system: str | list[dict[str, Any]] | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)

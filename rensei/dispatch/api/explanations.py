@@ -69,7 +69,7 @@ class ExplanationAnswer(CamelSerializer):
     role = serializers.CharField()
     profile_id = serializers.CharField(allow_null=True)
     project_id = serializers.CharField(allow_null=True)
-    pool = serializers.CharField()
+    pool = serializers.CharField(allow_null=True)
     auth_mode = serializers.ChoiceField(choices=AuthMode.choices, allow_null=True)
     payer = serializers.ChoiceField(choices=Payer.choices, allow_null=True)
     would_run = serializers.BooleanField()
@@ -109,7 +109,7 @@ def _answer(explained: Explanation, *, scopes: Collection[str]) -> dict[str, Any
         "role": explained.access.role.value,
         "profileId": judgement.facts.profile.public_id if judgement else explained.request.profile_id,
         "projectId": project.slug if project else explained.request.project_id,
-        "pool": explained.request.pool,
+        "pool": judgement.facts.pool.name if judgement else explained.request.pool,
         "authMode": mode.value if mode else None,
         "payer": PAYER_OF[mode].value if mode else None,
         "wouldRun": refusal is None,

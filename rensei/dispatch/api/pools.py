@@ -3,21 +3,26 @@
 from collections.abc import Sequence
 from typing import Any
 
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from rensei.core.api import CamelSerializer
-from rensei.core.errors import AlreadyExists
+from rensei.core.api import CamelSerializer, read_body
+from rensei.core.errors import AlreadyExists, InUse
 from rensei.core.json_fields import JSONDocument, Text, anything, whole
+from rensei.core.views import Endpoint
 from rensei.dispatch import capacity, queries, services
 from rensei.dispatch.api.capacity import STATE_HELP
 from rensei.dispatch.models import CapacityPool
+from rensei.dispatch.pools import NoEligiblePool
 from rensei.orgs.access import Access, caller
+from rensei.orgs.models import Project
 from rensei.orgs.permissions import ManagersWrite
 from rensei.orgs.resources import Changed, Listed, Removed, Resource
 from rensei.orgs.row_limits import LimitReached
 from rensei.orgs.scopes import MANAGE, READ_OR_RUNS
+from rensei.orgs.services import find_project
 
 POOL_CONFIG = anything("Settings of the pool's provider.")
 
@@ -68,9 +73,39 @@ class Pools(WithState, Listed):
         return self.created(request, services.create_pool(caller(request), **self.fields(request)))
 
 
+class ProjectPoolAnswer(CamelSerializer):
+    pool = serializers.CharField(allow_null=True, help_text="null for `local`")
+
+
+class ProjectPool(Endpoint):
+    permission_classes = [ManagersWrite]
+    scopes = {"GET": READ_OR_RUNS, "PUT": MANAGE}
+    refusals = {"PUT": (NoEligiblePool,)}
+
+    class Body(CamelSerializer):
+        pool = serializers.CharField(max_length=63, allow_null=True)
+
+    @extend_schema(responses=ProjectPoolAnswer)
+    def get(self, request: Request, project_id: str) -> Response:
+        """Show the default pool of a project, for its runs that name none."""
+        return _project_pool(find_project(caller(request), project_id))
+
+    @extend_schema(request=Body, responses=ProjectPoolAnswer)
+    def put(self, request: Request, project_id: str) -> Response:
+        """Set the default pool of a project. A run that names a pool executes there."""
+        access = caller(request)
+        project = find_project(access, project_id)
+        return _project_pool(services.set_project_pool(access, project, pool=read_body(self.Body, request)["pool"]))
+
+
+def _project_pool(project: Project) -> Response:
+    return Response(ProjectPoolAnswer({"pool": project.pool or None}).data)
+
+
 class PoolDetail(WithState, Changed, Removed):
     permission_classes = [ManagersWrite]
     scopes = {"GET": READ_OR_RUNS, "PATCH": MANAGE, "DELETE": MANAGE}
+    refusals = {"DELETE": (InUse,)}
     does = {
         "GET": "Show one capacity pool.",
         "PATCH": "Switch a capacity pool on or off, or replace its settings. Runs that were dispatched to it go on.",

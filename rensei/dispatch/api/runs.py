@@ -300,7 +300,7 @@ def dispatch_request(
     return DispatchRequest(
         profile_id=fields.get("profile_id"),
         project_id=fields.get("project_id"),
-        pool=fields.get("pool", "local"),
+        pool=fields.get("pool"),
         host_id=fields.get("host_id"),
         system=check_system(fields.get("system")),
         messages=messages_from(text=text, messages=messages) if whole or said else [],

@@ -15,7 +15,7 @@ from rensei.core.models import WorkerHeartbeat
 from rensei.dispatch.models import CapacityPool
 from rensei.dispatch.pools import accounts
 from rensei.dispatch.pools.accounts import CloudCannotReachServer
-from rensei.orgs.models import Org
+from rensei.orgs.models import Org, Project
 
 LOCAL, SANDBOX = CapacityPool.Provider.LOCAL.value, CapacityPool.Provider.SANDBOX.value
 
@@ -114,6 +114,11 @@ class Pool:
                 step=f'Ask an owner or admin to add it to the pool\'s settings, as in {{"egress": ["{host}"]}}, or to '
                 "add a pool with them, under Settings → Capacity.",
             )
+
+
+def name_for(asked: str | None, project: Project | None) -> str:
+    """Return the name of a dispatch's pool: the one that it asks for, else that of its project, else the local one."""
+    return asked or (project.pool if project else "") or LOCAL
 
 
 def find_pool(org: Org, name: str) -> Pool:
