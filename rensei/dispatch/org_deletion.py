@@ -69,6 +69,8 @@ TURN_SECONDS = 2.0
 LOOK_AGAIN_FOR = timedelta(days=2)
 # Until then every process knows that the organization has ended, so no run is added behind the deletion.
 KNOWN_TO_ALL = timedelta(seconds=5)
+# Sandboxes in clouds are ended before the keys that can end them are destroyed. This is waited for at most so long.
+SANDBOXES_END_WITHIN = timedelta(minutes=10)
 # The rows of an organization that stay. All others go, those of tables that are added later as well.
 STAYING: frozenset[type[models.Model]] = frozenset(
     {
@@ -86,7 +88,8 @@ STARTED = "org.deletion_started"
 # What an owner reads before.
 CONSEQUENCES = (
     "All members lose access, and all tokens and machines are revoked, at once.",
-    "Stored keys are destroyed. Owners get the signed receipt by mail.",
+    "Sandboxes in clouds are ended within ten minutes, and then stored keys are destroyed.",
+    "Owners get the signed receipt of the keys by mail.",
     "Queued and running runs are cancelled. What a call has used until then is charged.",
     "Prompts, answers, profiles, policies, projects and workflows are deleted.",
     "The ledger, its statements, a row of figures for each run, and the audit log stay with the operator.",
@@ -163,9 +166,12 @@ def _steps(org: Org) -> Iterator[None]:
     """
     Delete what an organization holds, as far as that is possible now. Each step is short and may be repeated.
 
-    Its keys are destroyed first. Where that is not possible yet, all but the keys is deleted.
+    Its sandboxes in clouds are ended first, then its keys are destroyed. Where that is not possible yet, all but the
+    keys is deleted.
     """
     yield from _cancel_runs(org)
+    if _awaits_sandboxes(org):
+        return
     has_keys = not _destroy_keys(org)
     is_live = Run.objects.for_org(org).live().exists()
     if is_live or org.deleting_at is None or database_now() < org.deleting_at + KNOWN_TO_ALL:
@@ -212,11 +218,18 @@ def _cancel_runs(org: Org) -> Iterator[None]:
         yield
 
 
+def _awaits_sandboxes(org: Org) -> bool:
+    """Return whether sandboxes in clouds are to be ended first, which needs the keys. Workers do it within minutes."""
+    if org.deleting_at is None or database_now() >= org.deleting_at + SANDBOXES_END_WITHIN:
+        return False
+    return Sandbox.objects.for_org(org).filter(ended_at=None, provider_id__in=CLOUDS).exists()
+
+
 def _end_sandboxes(org: Org) -> Iterator[None]:
     """
-    Write the lines of sandboxes in clouds whose worker died: their rows go, and what they may have cost stays.
+    Write the lines of sandboxes in clouds that no worker could end: their rows go, and what they may have cost stays.
 
-    They end by themselves soon after the deadline of their run. The keys that could end them are destroyed.
+    They end by themselves soon after the deadline of their run.
     """
     left = Sandbox.objects.for_org(org).filter(ended_at=None, provider_id__in=CLOUDS).order_by("id")
     while batch := list(left.select_related("run__project")[:BATCH]):

@@ -48,7 +48,7 @@ NO_LIMITS = {
         "dispatch/decision_changes.py": {"ROWS_MAX"},
         "dispatch/pools/agent_runner.py": {"NAMES_MAX"},
         "dispatch/queue/claims.py": {"_UNREADABLE_MAX", "_WAKE_UPS_MAX"},
-        "execution/clouds.py": {"LEFT_AT_ONCE"},
+        "execution/clouds.py": {"LEFT_AT_ONCE", "ACCOUNTS_AT_ONCE"},
         "orgs/entering.py": {"ENDED_AT_ONCE"},
         "vault/sealed.py": {"OWNERS_AT_ONCE"},
         "workflows/execution.py": {"DUE_AT_ONCE", "WAIT_SECONDS_MAX"},

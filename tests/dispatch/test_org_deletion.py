@@ -161,12 +161,29 @@ class TestAnOwner:
         )  # fmt: skip
 
         delete(ada_access)
+        # A worker may still end it, with the key.
+        assert (Sandbox.objects.count(), Integration.objects.exists()) == (1, True)
+        Org.objects.update(deleting_at=database_now() - org_deletion.SANDBOXES_END_WITHIN)
+        org_deletion.go_on()
 
         line = CostEvent.objects.get(kind="capacity")
         assert (line.estimated, line.sandbox_seconds >= 90) == (True, True)
         assert line.amount_picodollars == line.sandbox_seconds * 30_250_000
         assert not Sandbox.objects.exists()
         assert [str(one) for one in audit.differences()] == []
+
+    def test_goes_on_when_a_sandbox_in_a_cloud_has_ended(self, lived_in: Run, ada_access: Access) -> None:
+        box = Sandbox.objects.create(
+            org=ada_access.org, run=lived_in, epoch=1, pool="e2b", provider_id="e2b", token_digest="x", calls_left=0,
+            created_at=database_now(),
+        )  # fmt: skip
+        delete(ada_access)
+        assert DataKey.objects.filter(org=ada_access.org).exists()
+
+        Sandbox.objects.filter(id=box.id).update(ended_at=database_now())
+        org_deletion.go_on()
+
+        assert not DataKey.objects.filter(org=ada_access.org).exists()
 
     def test_leaves_no_text_of_an_attempt(self, lived_in: Run, ada_access: Access) -> None:
         Attempt.objects.update(error={"code": "PROVIDER_ERROR", "detail": "Anthropic says: the sea.", "fix": ""})

@@ -16,9 +16,10 @@ from integrations.keys import services as integrations
 from integrations.models import Integration, KeyOpening
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError
+from rensei.core.later import later
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
-from rensei.dispatch import agents, pools, services
+from rensei.dispatch import agents, org_deletion, pools, services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution import one_call, reaper, sandboxes
@@ -618,6 +619,24 @@ class TestAWorkerThatDies:
         if run.state == Run.State.QUEUED:
             assert finish(run).state == Run.State.SUCCEEDED
         assert_explained(simulator)
+
+    def test_leaves_no_sandbox_where_its_organization_is_deleted(
+        self, byok: Any, dispatch: Any, running: Sandboxes, cloud: StandIn, ada_access: Access
+    ) -> None:
+        dispatch("[[reply 200 words]] [[slow 0.02]]")
+        die_at("mid-stream", plant=plant_death, work=carry_the_next)
+        wait_until(lambda: not Attempt.objects.filter(state=Attempt.State.OPEN).exists(), what="the call")
+        let_leases_run_out()
+        reaper.reap()
+        org_deletion.delete_org(ada_access, confirm="acme")
+        later.wait()
+        assert len(cloud.live()) == 1
+
+        Sandbox.objects.update(created_at=database_now() - timedelta(minutes=3))
+        _sweep(running)
+
+        assert cloud.live() == []
+        assert CostEvent.objects.get(kind="capacity").estimated is False
 
     def test_before_the_line_of_its_sandbox_leaves_one(
         self, byok: Any, dispatch: Any, running: Sandboxes, cloud: StandIn, simulator: Any

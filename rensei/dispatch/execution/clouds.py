@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
-from django.db.models import F, Q
+from django.db.models import F, Q, QuerySet
 
 from integrations.keys import health
 from integrations.providers.base import Credential, ProviderFailure
@@ -26,6 +26,8 @@ UNDER_WAY = Q(run__state=Run.State.RUNNING, run__epoch=F("epoch"))
 LEFT_AFTER = timedelta(seconds=4 * REQUEST_SECONDS_MAX)
 LONGEST_LIFE = timedelta(seconds=max(driver.seconds_max for driver in DRIVERS.values())) + LEFT_AFTER
 LEFT_AT_ONCE = 1000
+# So many accounts are opened in one sweep. The next one goes on with those behind.
+ACCOUNTS_AT_ONCE = 200
 _UNAUTHORIZED = 401
 
 logger = structlog.get_logger(__name__)
@@ -62,6 +64,8 @@ class Clouds:
 
     def __init__(self) -> None:
         self._session = open_session()
+        # The account with which the last sweep ended.
+        self._swept_to: tuple[str, ...] = ()
 
     def driver(self, place: Place, run: Run | None = None, *, seconds: float = 0.0) -> Cloud:
         tags = {} if run is None else {"rensei-run": run.id, "rensei-epoch": str(run.epoch)}
@@ -72,7 +76,11 @@ class Clouds:
         return execute.until_refused(run, live, lambda mode: _place(run))
 
     def left(self) -> Sequence[tuple[Place, Sequence[Sandbox]]]:
-        """Open the accounts in which sandboxes of runs may exist that are no longer under way, with their rows."""
+        """
+        Open the accounts in which sandboxes of runs may exist that are no longer under way, with their rows.
+
+        Accounts take turns, so that those that cannot be opened do not keep a sweep from the others.
+        """
         now = database_now()
         left = (
             Sandbox.objects.filter(ended_at=None, provider_id__in=CLOUDS)
@@ -83,11 +91,22 @@ class Clouds:
         # Those whose account cannot be opened any more have ended by themselves. Until then their rows are left.
         capacity_use.end_left(left.filter(created_at__lt=now - LONGEST_LIFE)[:LEFT_AT_ONCE], {})
         rows = left.filter(created_at__lt=now - LEFT_AFTER)
-        by_account: dict[tuple[str, str, str], list[Sandbox]] = {}
-        for row in rows[:LEFT_AT_ONCE]:
-            by_account.setdefault((row.org_id, row.credential_id, row.workspace_id), []).append(row)
-        found = ((_place_left(of[0]), of) for of in by_account.values())
-        return [(place, of) for place, of in found if place is not None]
+        found: list[tuple[Place, Sequence[Sandbox]]] = []
+        for org_id, credential_id, workspace_id in self._take_turn(rows):
+            of = list(rows.filter(org=org_id, credential_id=credential_id, workspace_id=workspace_id)[:LEFT_AT_ONCE])
+            place = _place_left(of[0]) if of else None
+            if place is not None:
+                found.append((place, of))
+        return found
+
+    def _take_turn(self, rows: QuerySet[Sandbox]) -> list[tuple[str, str, str]]:
+        """Return the accounts that this sweep opens: those behind the last one, then those from the beginning."""
+        named = sorted(set(rows.order_by().values_list("org_id", "credential_id", "workspace_id").distinct()))
+        behind = [account for account in named if account > self._swept_to]
+        first = [account for account in named if account <= self._swept_to]
+        turn = [*behind, *first][:ACCOUNTS_AT_ONCE]
+        self._swept_to = turn[-1] if turn else ()
+        return turn
 
     async def close(self) -> None:
         await self._session.close()
