@@ -61,6 +61,7 @@ CSRF_FAILURE_VIEW = "rensei.core.error_pages.csrf_failure"
 RENSEI_ANTHROPIC_BASE_URL = env.str("RENSEI_ANTHROPIC_BASE_URL", default="https://api.anthropic.com").rstrip("/")
 RENSEI_E2B_BASE_URL = env.str("RENSEI_E2B_BASE_URL", default="https://api.e2b.app").rstrip("/")
 RENSEI_VERCEL_BASE_URL = env.str("RENSEI_VERCEL_BASE_URL", default="https://vercel.com/api").rstrip("/")
+RENSEI_MODAL_BASE_URL = env.str("RENSEI_MODAL_BASE_URL", default="https://api.modal.com").rstrip("/")
 RENSEI_OUTBOUND_ALLOWLIST = env.list("RENSEI_OUTBOUND_ALLOWLIST", default=[])
 RENSEI_VAULT_KEYRING = Path(env.str("RENSEI_VAULT_KEYRING", default=str(DATA_DIR / "keyring.json")))
 RENSEI_KEK_URL = env.str("RENSEI_KEK_URL", default="file:")

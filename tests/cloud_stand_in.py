@@ -108,6 +108,55 @@ class Box:
 
 
 @dataclass(kw_only=True)
+class Command:
+    """A command, and all that it has written so far, which is told from the beginning to each who asks."""
+
+    id: str
+    box: Box
+    process: "subprocess.Popen[bytes]"
+    records: list[tuple[str, bytes]] = field(default_factory=list)
+    exit_code: int | None = None
+    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    # Without a reference, a task may be lost.
+    noting: "asyncio.Task[None] | None" = None
+
+    @property
+    def is_over(self) -> bool:
+        return self.exit_code is not None or self.box.is_dead
+
+    async def written(self) -> AsyncIterator[tuple[str, bytes]]:
+        """Yield what it writes and the names of the streams, from the beginning until it ends."""
+        place = 0
+        while True:
+            async with self.changed:
+                await self.changed.wait_for(lambda told=place: len(self.records) > told or self.is_over)
+                new, is_over = self.records[place:], self.is_over
+            place += len(new)
+            for record in new:
+                yield record
+            if is_over and place == len(self.records):
+                return
+
+    async def end(self) -> None:
+        async with self.changed:
+            await self.changed.wait_for(lambda: self.is_over)
+
+    async def note(self) -> None:
+        async for record in output_of(self.process):
+            async with self.changed:
+                self.records.append(record)
+                self.changed.notify_all()
+        code = await asyncio.to_thread(self.process.wait)
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+        async with self.changed:
+            if not self.box.is_dead:
+                self.exit_code = code
+            self.changed.notify_all()
+
+
+@dataclass(kw_only=True)
 class Fault:
     """
     What happens to the next requests of one kind: a status, or `lost`, which is carried out and not answered, or
@@ -133,10 +182,16 @@ class StandIn:
     folders: ClassVar[Sequence[str]]
     home: ClassVar[str]
     images: ClassVar[Sequence[str]]
+    without_python: ClassVar[str] = WITHOUT_PYTHON
+    # Whether it adds the token of a run to requests from a sandbox; a file in the sandbox holds it otherwise.
+    adds_token: ClassVar[bool] = True
+    # A key of the right form that the provider does not know.
+    unknown_key: ClassVar[str]
     seconds_max: ClassVar[int]
 
     def __init__(self) -> None:
         self.boxes: dict[str, Box] = {}
+        self.commands: dict[str, Command] = {}
         self.faults: list[Fault] = []
         # Where the edge sends what is for a host, and what passed it: (host, method, path, headers as they left).
         self.hosts: dict[str, str] = {}
@@ -194,7 +249,7 @@ class StandIn:
     def reset(self) -> None:
         for box in self.live():
             self.kill(box)
-        for kept in (self.boxes, self.faults, self.passed, self.requests, self.hosts):
+        for kept in (self.boxes, self.commands, self.faults, self.passed, self.requests, self.hosts):
             kept.clear()
         self.page_size = 100
         self.filters = True
@@ -213,6 +268,11 @@ class StandIn:
     async def _open(self) -> None:
         self._session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True))
         self._certificate = _certificate(self.folder, "*.example.com")
+        self._port = await self._serve()
+        self._ending = asyncio.ensure_future(self._end_old())
+
+    async def _serve(self) -> int:
+        """Begin to answer, and return the port."""
         application = web.Application(client_max_size=64 * 1024 * 1024, middlewares=[self._judge])
         for method, path, answer in self.routes():
             application.router.add_route(method, path, answer)
@@ -220,12 +280,14 @@ class StandIn:
         await self._runner.setup()
         site = web.TCPSite(self._runner, LOOPBACK, 0)
         await site.start()
-        self._port: int = self._runner.addresses[0][1]
-        self._ending = asyncio.ensure_future(self._end_old())
+        return int(self._runner.addresses[0][1])
+
+    async def _end_serving(self) -> None:
+        await self._runner.cleanup()
 
     async def _close(self) -> None:
         self._ending.cancel()
-        await self._runner.cleanup()
+        await self._end_serving()
         await self._session.close()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         if others:
@@ -243,15 +305,21 @@ class StandIn:
                 if box.ends_at <= time.time():
                     await self._kill(box)
 
-    @web.middleware
-    async def _judge(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        kind = request.match_info.handler.__name__
+    def _take_fault(self, kind: str) -> Fault | None:
+        """Note a request, and return what happens to it."""
         self.requests.append(kind)
         found = next((each for each in self.faults if each.on == kind), None)
         if found is not None:
             found.times -= 1
             if not found.times:
                 self.faults.remove(found)
+        return found
+
+    @web.middleware
+    async def _judge(self, request: web.Request, handler: Any) -> web.StreamResponse:
+        kind = request.match_info.handler.__name__
+        found = self._take_fault(kind)
+        if found is not None:
             if isinstance(found.does, int):
                 return self.error(found.does, f"A fault was set: {found.does}")
             if found.does == "ignored":
@@ -288,10 +356,25 @@ class StandIn:
         if box.edge is not None:
             await box.edge.cleanup()
             box.edge = None
+        for each in list(self.commands.values()):
+            async with each.changed:
+                each.changed.notify_all()
         shutil.rmtree(box.folder, ignore_errors=True)
 
+    def begin(self, box: Box, command: Command) -> None:
+        """Follow a command, so that what it writes is told to each who asks."""
+        self.commands[command.id] = command
+        box.commands[command.id] = command.process
+        command.noting = asyncio.ensure_future(command.note())
+
     def run(
-        self, box: Box, command: Sequence[str], *, cwd: str | None, variables: Mapping[str, str]
+        self,
+        box: Box,
+        command: Sequence[str],
+        *,
+        cwd: str | None,
+        variables: Mapping[str, str],
+        stdin: int = subprocess.DEVNULL,
     ) -> "subprocess.Popen[bytes]":
         hosts = {"localhost", *box.rules}
         (box.folder / "hosts").write_text(f"127.0.0.1 {' '.join(sorted(hosts))}\n")
@@ -309,14 +392,14 @@ class StandIn:
         options += ["--ro-bind", str(box.folder / "edge.sock"), "/edge.sock"]
         # As a cloud's own authority is known in its images.
         options += ["--ro-bind", str(self.folder / "authority.pem"), "/etc/ssl/certs/ca-certificates.crt"]
-        if box.image == WITHOUT_PYTHON and "python3" in command:
+        if box.image == self.without_python and "python3" in command:
             command = ["/nowhere"]
         for name, value in {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": f"/{self.home}", **variables}.items():
             options += ["--setenv", name, value]
         options += ["--chdir", cwd or f"/{self.home}"]
         return subprocess.Popen(
             ["bwrap", *options, "--", "/usr/bin/python3", "-c", _INIT, *command],
-            stdin=subprocess.DEVNULL,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"PATH": os.defpath},

@@ -30,6 +30,7 @@ from rensei.tokens.unknown_tokens import unknown_run_tokens, unknown_tokens
 from tests import cloud_stand_in, factories
 from tests.cloud_stand_in import StandIn
 from tests.e2b_stand_in import E2BStandIn
+from tests.modal_stand_in import ModalStandIn
 from tests.vercel_stand_in import VercelStandIn
 
 # A machine that runs many tests at once is slow at times, which says nothing of what is tested.
@@ -89,7 +90,13 @@ def vercel_for_all() -> Iterator[VercelStandIn]:
         yield stand_in
 
 
-@pytest.fixture(params=["e2b", "vercel"])
+@pytest.fixture(scope="session")
+def modal_for_all() -> Iterator[ModalStandIn]:
+    with cloud_stand_in.running(ModalStandIn) as stand_in:
+        yield stand_in
+
+
+@pytest.fixture(params=["e2b", "vercel", "modal"])
 def stand_in(request: pytest.FixtureRequest) -> StandIn:
     """Each cloud that there is, as the settings name it."""
     found: StandIn = request.getfixturevalue(request.param)
@@ -108,6 +115,13 @@ def vercel(vercel_for_all: VercelStandIn, settings: Any) -> Iterator[VercelStand
     settings.RENSEI_VERCEL_BASE_URL = vercel_for_all.url
     yield vercel_for_all
     vercel_for_all.reset()
+
+
+@pytest.fixture
+def modal(modal_for_all: ModalStandIn, settings: Any) -> Iterator[ModalStandIn]:
+    settings.RENSEI_MODAL_BASE_URL = modal_for_all.url
+    yield modal_for_all
+    modal_for_all.reset()
 
 
 @pytest.fixture(autouse=True)

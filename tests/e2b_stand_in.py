@@ -21,6 +21,7 @@ from tests.cloud_stand_in import WITHOUT_PYTHON, Box, StandIn, cut, output_of, s
 class E2BStandIn(StandIn):
     provider = "e2b"
     keys = (f"e2b_{'a' * 40}", f"e2b_{'b' * 40}")
+    unknown_key = f"e2b_{'c' * 40}"
     folders = ("run", "workspace", "home", "tmp")
     home = "home/user"
     images = ("base", WITHOUT_PYTHON)

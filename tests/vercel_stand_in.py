@@ -4,43 +4,29 @@ A stand-in for Vercel Sandbox: its REST API on one loopback port, with the outpu
 Vercel's own library accepts it too: `tests/dispatch/test_vercel_library.py`.
 """
 
-import asyncio
 import contextlib
 import gzip
 import io
 import json
 import secrets
 import tarfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePosixPath
-from subprocess import Popen
 from typing import Any
 
 from aiohttp import web
 
-from tests.cloud_stand_in import WITHOUT_PYTHON, Box, StandIn, cut, output_of, send_signal
+from tests.cloud_stand_in import WITHOUT_PYTHON, Box, Command, StandIn, cut, send_signal
 
 TEAM, PROJECT = "team_stand", "prj_stand"
 
 
 @dataclass(kw_only=True)
-class Command:
-    """A command, and all that it has written so far, which is told from the beginning to each who asks."""
+class Ordered(Command):
+    """A command as Vercel shows it."""
 
-    id: str
-    box: Box
     order: Mapping[str, Any]
-    process: "Popen[bytes]"
-    records: list[dict[str, Any]] = field(default_factory=list)
-    exit_code: int | None = None
-    changed: asyncio.Condition = field(default_factory=asyncio.Condition)
-    # Without a reference, a task may be lost.
-    noting: "asyncio.Task[None] | None" = None
-
-    @property
-    def is_over(self) -> bool:
-        return self.exit_code is not None or self.box.is_dead
 
     def row(self) -> dict[str, Any]:
         return {
@@ -53,34 +39,11 @@ class Command:
             "startedAt": int(1000 * self.box.started_at),
         }
 
-    async def written(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what it writes, from the beginning until it ends."""
-        place = 0
-        while True:
-            async with self.changed:
-                await self.changed.wait_for(lambda told=place: len(self.records) > told or self.is_over)
-                new, is_over = self.records[place:], self.is_over
-            place += len(new)
-            for record in new:
-                yield record
-            if is_over and place == len(self.records):
-                return
-
-    async def note(self) -> None:
-        async for name, piece in output_of(self.process):
-            async with self.changed:
-                self.records.append({"stream": name, "data": piece.decode(errors="replace")})
-                self.changed.notify_all()
-        code = await asyncio.to_thread(self.process.wait)
-        async with self.changed:
-            if not self.box.is_dead:
-                self.exit_code = code
-            self.changed.notify_all()
-
 
 class VercelStandIn(StandIn):
     provider = "vercel"
     keys = ("a" * 24, "b" * 24)
+    unknown_key = "c" * 24
     workspace_id = f"{TEAM}/{PROJECT}"
     folders = ("vercel", "workspace", "home", "tmp")
     home = "vercel/sandbox"
@@ -91,7 +54,6 @@ class VercelStandIn(StandIn):
     cuts_output = 0
 
     def __init__(self) -> None:
-        self.commands: dict[str, Command] = {}
         # Those that have been asked for once: a sandbox runs a moment after its creation.
         self.awake: set[str] = set()
         super().__init__()
@@ -99,7 +61,6 @@ class VercelStandIn(StandIn):
     def reset(self) -> None:
         super().reset()
         self.cuts_output = 0
-        self.commands.clear()
         self.awake.clear()
 
     def routes(self) -> Sequence[tuple[str, str, Callable[[web.Request], Any]]]:
@@ -196,12 +157,6 @@ class VercelStandIn(StandIn):
         box = self.boxes.get(request.match_info["name"])
         return box if box is not None and box.key == _key_of(request) else None
 
-    async def _kill(self, box: Box) -> None:
-        await super()._kill(box)
-        for command in list(self.commands.values()):
-            async with command.changed:
-                command.changed.notify_all()
-
     def _status(self, box: Box) -> str:
         return "stopped" if box.is_dead else "running" if box.id in self.awake else "pending"
 
@@ -268,35 +223,37 @@ class VercelStandIn(StandIn):
         box, order = self._inside(request), await request.json()
         argv = [order["command"], *order.get("args", [])]
         process = self.run(box, argv, cwd=order.get("cwd"), variables=order.get("env") or {})
-        command = Command(id=f"cmd_{secrets.token_hex(8)}", box=box, order=order, process=process)
-        self.commands[command.id] = command
-        box.commands[command.id] = process
-        command.noting = asyncio.ensure_future(command.note())
+        command = Ordered(id=f"cmd_{secrets.token_hex(8)}", box=box, order=order, process=process)
+        self.begin(box, command)
         if not order.get("logs"):
             return web.json_response({"command": command.row()})
         return await self._tell(request, command, is_framed=True)
 
-    async def wait(self, request: web.Request) -> web.Response:
+    def _command(self, request: web.Request) -> Ordered:
         command = self.commands[request.match_info["command"]]
+        assert isinstance(command, Ordered)
+        return command
+
+    async def wait(self, request: web.Request) -> web.Response:
+        command = self._command(request)
         if request.query.get("wait") == "true":
-            async with command.changed:
-                await command.changed.wait_for(lambda: command.is_over)
+            await command.end()
         if command.box.is_dead:
             return self.error(410, "The sandbox has stopped", code="sandbox_stopped")
         return web.json_response({"command": command.row()})
 
     async def output(self, request: web.Request) -> web.StreamResponse:
-        return await self._tell(request, self.commands[request.match_info["command"]], is_framed=False)
+        return await self._tell(request, self._command(request), is_framed=False)
 
-    async def _tell(self, request: web.Request, command: Command, *, is_framed: bool) -> web.StreamResponse:
+    async def _tell(self, request: web.Request, command: Ordered, *, is_framed: bool) -> web.StreamResponse:
         answer = web.StreamResponse(headers={"content-type": "application/x-ndjson"})
         await answer.prepare(request)
         # A command goes on without a listener.
         with contextlib.suppress(ConnectionError):
             if is_framed:
                 await answer.write(_line({"command": command.row()}))
-            async for record in command.written():
-                await answer.write(_line(record))
+            async for name, piece in command.written():
+                await answer.write(_line({"stream": name, "data": piece.decode(errors="replace")}))
                 if self.cuts_output:
                     self.cuts_output -= 1
                     cut(request)
@@ -307,7 +264,7 @@ class VercelStandIn(StandIn):
         return answer
 
     async def signal(self, request: web.Request) -> web.Response:
-        command = self.commands[request.match_info["command"]]
+        command = self._command(request)
         if command.exit_code is None:
             send_signal(command.process, (await request.json())["signal"])
         return web.json_response({"command": command.row()})

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from catalog.providers import PROVIDERS, ProviderSpec
-from integrations.capacity import e2b, vercel
+from integrations.capacity import e2b, modal, vercel
 from integrations.capacity.account import CapacityAccount
 from integrations.providers.base import ADAPTERS, Credential, Verdict
 from rensei.core.secret import Secret
@@ -24,7 +24,7 @@ class Connectable(Protocol):
 
 
 ACCOUNTS: Mapping[str, CapacityAccount] = {
-    account.spec.id: account for account in (e2b.E2BAccount(), vercel.VercelAccount())
+    account.spec.id: account for account in (e2b.E2BAccount(), modal.ModalAccount(), vercel.VercelAccount())
 }
 CAPACITY: Mapping[str, ProviderSpec] = {provider: account.spec for provider, account in ACCOUNTS.items()}
 

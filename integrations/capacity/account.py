@@ -25,6 +25,14 @@ ANSWER_BYTES_MAX = limit(
 )
 
 
+class Unreachable(Exception):
+    """A provider does not answer; `reason` is a sentence, if it is known why."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 class CapacityAccount(ABC):
     """
     An account at a capacity provider, by its key. Each provider has a subclass.
@@ -42,8 +50,12 @@ class CapacityAccount(ABC):
         """:raises KeyKindRefused: if it is a key of another kind"""
 
     @abstractmethod
-    def list_request(self, credential: Credential) -> tuple[str, Mapping[str, str]]:
-        """Return the address and the headers of a request for one sandbox of the account."""
+    def ask(self, credential: Credential, *, seconds: float) -> int:
+        """
+        Ask for one sandbox of the account, and return the status of the answer.
+
+        :raises Unreachable: if there is none
+        """
 
     def check_workspace(self, workspace_id: str) -> None:
         """:raises FieldError: if it is no workspace of the provider, as a key there is bound to"""
@@ -56,15 +68,10 @@ class CapacityAccount(ABC):
     def test_connection(self, *, credential: Credential) -> Verdict:
         """Check whether the key may list the sandboxes of its account, which is free of charge."""
         name = self.spec.display_name
-        url, headers = self.list_request(credential)
-        deadline = time.monotonic() + _TEST_SECONDS
         try:
-            with outbound.http_client(
-                credential.base_url, deadline=deadline, answer_bytes_max=ANSWER_BYTES_MAX, is_operators=True
-            ) as client:
-                status = client.get(url, headers=dict(headers)).status_code
-        except (httpx2.HTTPError, BaseUrlRefused):
-            return _unknown("UNREACHABLE", f"{name} could not be reached.")
+            status = self.ask(credential, seconds=_TEST_SECONDS)
+        except Unreachable as fault:
+            return _unknown("UNREACHABLE", fault.reason or f"{name} could not be reached.")
         if status in self.refused:
             return Verdict(
                 ok=False,
@@ -82,6 +89,27 @@ class CapacityAccount(ABC):
             message="Key works. It lists the sandboxes of its account.",
             fix=f"This check starts no sandbox. Dispatch a run to the pool '{self.spec.id}' to try one.",
         )
+
+
+class HttpAccount(CapacityAccount):
+    """An account at a provider with a REST API."""
+
+    @abstractmethod
+    def list_request(self, credential: Credential) -> tuple[str, Mapping[str, str]]:
+        """Return the address and the headers of a request for one sandbox of the account."""
+
+    def ask(self, credential: Credential, *, seconds: float) -> int:
+        url, headers = self.list_request(credential)
+        try:
+            with outbound.http_client(
+                credential.base_url,
+                deadline=time.monotonic() + seconds,
+                answer_bytes_max=ANSWER_BYTES_MAX,
+                is_operators=True,
+            ) as client:
+                return client.get(url, headers=dict(headers)).status_code
+        except (httpx2.HTTPError, BaseUrlRefused):
+            raise Unreachable from None
 
 
 def _unknown(code: str, message: str) -> Verdict:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from catalog.providers import ProviderSpec
-from integrations.capacity.account import CapacityAccount
+from integrations.capacity.account import HttpAccount
 from integrations.providers.base import Credential, KeyKindRefused
 from rensei.core.secret import Secret
 
@@ -30,7 +30,7 @@ SANDBOXES_PATH = "/v2/sandboxes"
 REFUSED = frozenset({HTTPStatus.UNAUTHORIZED})
 
 
-class E2BAccount(CapacityAccount):
+class E2BAccount(HttpAccount):
     """An account at E2B."""
 
     spec = SPEC

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urlencode
 
 from catalog.providers import ProviderSpec
-from integrations.capacity.account import CapacityAccount
+from integrations.capacity.account import HttpAccount
 from integrations.providers.base import Credential, KeyKindRefused
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
@@ -36,7 +36,7 @@ _TOKEN = re.compile(r"[A-Za-z0-9_]+")
 _TEAM_AND_PROJECT = re.compile(r"(team_[A-Za-z0-9]{1,50})/(prj_[A-Za-z0-9]{1,50})")
 
 
-class VercelAccount(CapacityAccount):
+class VercelAccount(HttpAccount):
     """A team at Vercel and one of its projects, by a token of one of its members."""
 
     spec = SPEC

@@ -34,6 +34,7 @@ NO_LIMITS = {
         "dispatch/search.py": {"ERROR_WORDS_MAX"},
         "pools/cloud.py": {"LIST_PAGES_MAX"},
         "pools/e2b.py": {"_FRAME_BYTES_MAX"},
+        "pools/modal.py": {"LISTED_MAX"},
         "pools/vercel.py": {"_RECORD_BYTES_MAX"},
         "gateway/app.py": {"STOP_SECONDS_MAX"},
         "providers/anthropic/access_tokens.py": {"REJECTED_MAX"},

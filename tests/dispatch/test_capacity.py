@@ -117,7 +117,7 @@ class TestAPool:
             ("sandbox", {"slots": 1001}, "/config/slots"),
             ("sandbox", {"slots": True}, "/config/slots"),
             ("sandbox", {"template": "mine"}, "/config/template"),
-            ("modal", {"slots": 5}, "/config"),
+            ("modal", {"slots": 0}, "/config/slots"),
         ],
     )
     def test_refuses_a_setting_that_its_provider_does_not_have(

@@ -1,14 +1,19 @@
 """What every driver of a capacity provider does, each with sandboxes in which programs really run."""
 
 import asyncio
+import os
+import re
 import secrets
 import struct
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
+from integrations.capacity import modal as account_api
+from integrations.capacity.prices import Size
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import driver as driver_module
@@ -16,16 +21,18 @@ from rensei.dispatch.pools import vercel as vercel_driver
 from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.bubblewrap import Bubblewrap
 from rensei.dispatch.pools.cloud import Account, CloudBox, open_session
-from rensei.dispatch.pools.driver import Box, Driver, SandboxFault
+from rensei.dispatch.pools.driver import Box, Driver, Made, SandboxFault
+from rensei.dispatch.pools.modal import Modal
 from tests import e2b_stand_in
 from tests.cloud_stand_in import Fault, StandIn
 from tests.dispatch.test_bubblewrap import probe
 from tests.e2b_stand_in import E2BStandIn
+from tests.modal_stand_in import ModalStandIn
 from tests.servers import LOOPBACK
 from tests.vercel_stand_in import VercelStandIn
 from tests.waiting import wait_until
 
-PROVIDERS = ["sandbox", "e2b", "vercel"]
+PROVIDERS = ["sandbox", "e2b", "vercel", "modal"]
 LINES_BYTES_MAX = 100_000
 ENDLESS = "import time; print('begun', flush=True); time.sleep(600)"
 
@@ -173,10 +180,15 @@ class TestADriver:
 
         assert with_driver(work) is True
 
-    def test_gives_the_program_no_token(self, with_driver: Any) -> None:
+    def test_gives_the_program_no_token_where_its_provider_adds_it(self, with_driver: Any) -> None:
+        """Elsewhere it is one file, which its owner alone may read."""
         program = """
 import os, pathlib, sys
 found = repr(dict(os.environ)) + " ".join(sys.argv)
+token = pathlib.Path(__file__).with_name("token")
+if token.exists():
+    print(oct(token.stat().st_mode & 0o777), token.read_text() == "rsr_" + "canary")
+    token.unlink()
 for folder in ("/run", "/workspace", "/tmp", "/home", "/vercel"):
     for path in pathlib.Path(folder).rglob("*"):
         if path.is_file() and path.name != "program.py":
@@ -186,13 +198,15 @@ for path in pathlib.Path("/proc").glob("[0-9]*/[ce][mn][dv]*"):
 print("rsr_" + "canary" in found)
 """
 
-        async def work(driver: Driver) -> list[str]:
+        async def work(driver: Driver) -> tuple[list[str], bool]:
             box = await begun(driver, program)
             lines = await written(box)
             await box.destroy()
-            return lines
+            return lines, isinstance(driver, Modal)
 
-        assert with_driver(work) == ["False\n"]
+        lines, is_file = with_driver(work)
+
+        assert lines == [*(["0o600 True\n"] if is_file else []), "False\n"]
 
 
 class TestACloud:
@@ -223,7 +237,8 @@ class TestACloud:
         self, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """The rows of sandboxes that are not listed are ended."""
-        monkeypatch.setattr(f"rensei.dispatch.pools.{stand_in.provider}.LIST_PAGES_MAX", 1)
+        limit = "LISTED_MAX" if stand_in.provider == "modal" else "LIST_PAGES_MAX"
+        monkeypatch.setattr(f"rensei.dispatch.pools.{stand_in.provider}.{limit}", 1)
         stand_in.page_size = 1
 
         async def work() -> None:
@@ -255,7 +270,12 @@ class TestACloud:
                 (made,) = stand_in.live()
                 made.id = "../sandboxes"
                 made.tags = {**made.tags, "rensei-sandbox": "../sandboxes"}
-                assert await driver.list() == {}
+                if stand_in.provider == "modal":
+                    # Its library refuses such an id.
+                    with pytest.raises(SandboxFault, match="does not start with"):
+                        await driver.list()
+                else:
+                    assert await driver.list() == {}
 
         asyncio.run(work())
 
@@ -274,7 +294,7 @@ class TestACloud:
         asyncio.run(work())
 
     def test_takes_403_as_its_provider_means_it(self, stand_in: StandIn) -> None:
-        """E2B says it of a template of another team, and Vercel of a token of another."""
+        """E2B says it of a template of another team, the others of a token of another."""
 
         async def work() -> None:
             async with drivers(stand_in) as driver:
@@ -287,6 +307,7 @@ class TestACloud:
         kind, said = {
             "e2b": (driver_module.Fault.NOT_CREATED, "E2B does not create it: A fault was set: 403"),
             "vercel": (driver_module.Fault.REFUSED, "Vercel does not accept the key of the organization."),
+            "modal": (driver_module.Fault.REFUSED, "Modal does not accept the key of the organization."),
         }[stand_in.provider]
         assert (fault.value.fault, fault.value.reason) == (kind, said)
 
@@ -392,7 +413,8 @@ class TestACloud:
         asyncio.run(work())
 
         (made,) = stand_in.boxes.values()
-        assert made.rules == {"rensei.example.com": {"Authorization": "Bearer rsr_canary"}, "pypi.org": {}}
+        added = {"Authorization": "Bearer rsr_canary"} if stand_in.adds_token else {}
+        assert made.rules == {"rensei.example.com": added, "pypi.org": {}}
 
     @pytest.mark.parametrize(
         "egress",
@@ -530,4 +552,112 @@ class TestVercel:
                 await begun(driver, "pass")
 
         with pytest.raises(SandboxFault, match="Vercel does not create it: vcpus is above the limit of the plan"):
+            asyncio.run(work())
+
+
+class TestModal:
+    """What the interface of Modal needs beside that."""
+
+    def test_takes_nothing_from_the_environment(self, modal: ModalStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("MODAL_TOKEN_ID", "ak-other")
+        monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")
+        monkeypatch.setenv("MODAL_ENVIRONMENT", "other")
+
+        async def work() -> list[str]:
+            async with drivers(modal) as driver:
+                box = await begun(driver, "import os; print([name for name in os.environ if 'MODAL' in name])")
+                lines = await written(box)
+                await box.destroy()
+                return lines
+
+        assert asyncio.run(work()) == ["[]\n"]
+        assert "MODAL_TOKEN_ID" not in os.environ
+
+    def test_gives_up_a_server_that_does_not_answer(self, modal: ModalStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Its library tries for a minute."""
+        monkeypatch.setattr(Modal.call, "__kwdefaults__", {**Modal.call.__kwdefaults__, "seconds": 0.2})
+
+        async def work() -> None:
+            async with drivers(modal, api_url="http://127.0.0.1:9") as driver:
+                await driver.list()
+
+        begun_at = time.monotonic()
+        with pytest.raises(SandboxFault, match="Modal does not answer"):
+            asyncio.run(work())
+        assert time.monotonic() - begun_at < 20
+
+    def test_closes_its_clients(self, modal: ModalStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        made: list[Any] = []
+        make = account_api.new_client
+        monkeypatch.setattr(account_api, "new_client", lambda *of: made.append(make(*of)) or made[-1])
+
+        async def work() -> None:
+            async with drivers(modal) as driver:
+                box = await begun(driver, ENDLESS)
+                await anext(aiter(box.follow()))
+                await driver.list()
+                await box.destroy()
+                modal.faults.append(Fault(on="list", does=401))
+                with pytest.raises(SandboxFault, match="does not accept the key"):
+                    await driver.list()
+
+        asyncio.run(work())
+        assert len(made) == 4
+        assert all(client.is_closed() for client in made)
+
+    def test_has_one_sandbox_of_a_name_that_was_made_without_an_answer(self, modal: ModalStandIn) -> None:
+        async def work() -> list[str]:
+            async with drivers(modal) as driver:
+                modal.faults.append(Fault(on="create", does="lost"))
+                box = await begun(driver, "print('here')")
+                lines = await written(box)
+                await box.destroy()
+                return lines
+
+        assert asyncio.run(work()) == ["here\n"]
+        assert (len(modal.boxes), modal.live()) == (1, [])
+
+    def test_asks_for_what_its_pool_is_set_to(self, modal: ModalStandIn) -> None:
+        config = {"image": "im-slim", "vcpus": 3, "memoryMib": 1024, "region": "us-east"}
+
+        async def work() -> None:
+            async with drivers(modal, config=config) as driver:
+                box = await begun(driver, "pass")
+                assert box.made == Made(size=Size(vcpus=3, memory_mib=1024))
+                await box.destroy()
+
+        asyncio.run(work())
+        (made,) = modal.boxes.values()
+        assert made.new == {"resources": {"vcpus": 3, "memoryMib": 1024}, "regions": ["us-east"]}
+        assert "build" not in modal.requests
+
+    def test_stops_an_agent_by_a_file(self, modal: ModalStandIn) -> None:
+        program = """
+import pathlib, time
+print("begun", flush=True)
+while not pathlib.Path(__file__).with_name("stop").exists():
+    time.sleep(0.02)
+print("stopped")
+"""
+
+        async def work() -> list[bytes]:
+            async with drivers(modal) as driver:
+                box = await begun(driver, program, for_agent=True)
+                lines = box.follow()
+                seen = [await anext(lines)]
+                await box.order_stop()
+                seen += [line async for line in lines]
+                await box.destroy()
+                return seen
+
+        assert asyncio.run(work()) == [b"begun\n", b"stopped\n"]
+
+    def test_is_refused_without_its_library(self, modal: ModalStandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(account_api, "is_installed", lambda: False)
+
+        async def work() -> None:
+            async with drivers(modal) as driver:
+                await begun(driver, "pass")
+
+        with pytest.raises(SandboxFault, match=re.escape("pip install 'rensei[modal]'")):
             asyncio.run(work())

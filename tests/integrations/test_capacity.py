@@ -8,12 +8,15 @@ import pytest
 from django.test import Client
 from rest_framework.test import APIClient
 
+from integrations.capacity import account
+from integrations.capacity import modal as account_api
 from integrations.capacity.prices import Size, second_picodollars
 from integrations.keys import platform
 from integrations.models import Integration
 from rensei.core.errors import FieldError
 from rensei.core.secret import Secret
 from rensei.dispatch import services
+from rensei.dispatch.pools import NoEligiblePool, find_pool
 from rensei.orgs.access import Access
 from rensei.orgs.models import User
 from tests.cloud_stand_in import Fault, StandIn
@@ -32,7 +35,7 @@ def new(stand_in: StandIn, **fields: Any) -> dict[str, Any]:
 
 
 class TestByRest:
-    @pytest.mark.parametrize("provider", ["e2b", "vercel"])
+    @pytest.mark.parametrize("provider", ["e2b", "modal", "vercel"])
     def test_is_a_provider_of_capacity(self, api: APIClient, ada_access: Access, provider: str) -> None:
         found = {one["id"]: one for one in api.get("/api/v1/providers").json()["results"]}
 
@@ -46,7 +49,7 @@ class TestByRest:
 
         assert api.post(f"{address}/test").json()["ok"] is True
         assert api.get(address).json()["status"] == "ok"
-        assert api.post(f"{address}/rotate", {"apiKey": f"{stand_in.key[:4]}{'c' * 40}"}).status_code == 400
+        assert api.post(f"{address}/rotate", {"apiKey": stand_in.unknown_key}).status_code == 400
         assert api.post(f"{address}/rotate", {"apiKey": stand_in.keys[1]}).status_code == 200
         assert "list" in stand_in.requests
         assert api.delete(address).status_code == 204
@@ -71,16 +74,23 @@ class TestByRest:
         assert Integration.objects.get().status == ("failing" if is_conclusive else "untested")
 
     def test_takes_403_as_its_provider_means_it(self, api: APIClient, stand_in: StandIn) -> None:
-        """At E2B it is about the team or a template; at Vercel it is about the token."""
+        """At E2B it is about the team or a template; at the others it is about the token."""
         stand_in.faults.append(Fault(on="list", does=403))
 
         verdict = api.post("/api/v1/integrations/test", new(stand_in)).json()
 
-        assert verdict["code"] == {"e2b": "SERVER_ERROR", "vercel": "KEY_REJECTED"}[stand_in.provider]
+        assert verdict["code"] == ("SERVER_ERROR" if stand_in.provider == "e2b" else "KEY_REJECTED")
 
     def test_tells_that_it_was_not_reached(
-        self, api: APIClient, settings: Any, ada_access: Access, stand_in: StandIn
+        self,
+        api: APIClient,
+        settings: Any,
+        ada_access: Access,
+        stand_in: StandIn,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        # Modal's library tries again and again.
+        monkeypatch.setattr(account, "_TEST_SECONDS", 0.3)
         setattr(settings, f"RENSEI_{stand_in.provider.upper()}_BASE_URL", "http://127.0.0.1:9")
 
         verdict = api.post("/api/v1/integrations/test", new(stand_in)).json()
@@ -165,6 +175,30 @@ class TestOnThePages:
         assert "Connect" in client.get("/o/acme/").content.decode()
 
 
+class TestModal:
+    """What only an account there has: a token of two parts, and a library."""
+
+    @pytest.mark.parametrize("key", ["ak-abc", "as-abc", "ak-abc:", "as-abc:ak-abc", "ak-abc:as-abc\n", "ak-a as-a"])
+    def test_needs_the_id_and_the_secret_of_a_token(self, api: APIClient, ada_access: Access, key: str) -> None:
+        answer = api.post("/api/v1/integrations", {"provider": "modal", "apiKey": key})
+
+        assert answer.status_code in {400, 422}
+        assert not Integration.objects.exists()
+
+    def test_says_that_its_library_is_missing(
+        self, api: APIClient, ada_access: Access, modal: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(account_api, "is_installed", lambda: False)
+
+        verdict = api.post("/api/v1/integrations/test", new(modal)).json()
+
+        assert (verdict["ok"], verdict["code"]) == (False, "UNREACHABLE")
+        assert "pip install 'rensei[modal]'" in verdict["message"]
+        api.post("/api/v1/integrations", new(modal))
+        with pytest.raises(NoEligiblePool, match="rensei"):
+            find_pool(ada_access.org, "modal").require_driver()
+
+
 class TestVercel:
     """What only an account there has: a team and a project."""
 
@@ -202,6 +236,13 @@ class TestAPool:
             ("vercel", {"vcpus": 3}, "/vcpus"),
             ("vercel", {"vcpus": True}, "/vcpus"),
             ("vercel", {"template": "base"}, "/template"),
+            ("modal", {"image": "python:3.12"}, "/image"),
+            ("modal", {"lifetimeSeconds": 86401}, "/lifetimeSeconds"),
+            ("modal", {"vcpus": 0}, "/vcpus"),
+            ("modal", {"memoryMib": 256}, "/memoryMib"),
+            ("modal", {"memory": 1024}, "/memory"),
+            ("modal", {"region": "US East"}, "/region"),
+            ("modal", {"egress": ["0.0.0.0/0"]}, "/egress"),
         ],
     )
     def test_is_refused_with_another_setting(
@@ -217,6 +258,7 @@ class TestAPool:
         [
             ("e2b", {"template": "team/my-template:v2", "lifetimeSeconds": 86400}),
             ("vercel", {"image": "team/image@sha256:0a", "lifetimeSeconds": 18000, "vcpus": 8}),
+            ("modal", {"image": "im-0Aa", "vcpus": 1, "memoryMib": 4096, "region": "eu-west", "egress": ["pypi.org"]}),
         ],
     )
     def test_takes_its_settings(self, ada_access: Access, provider: str, config: dict[str, Any]) -> None:

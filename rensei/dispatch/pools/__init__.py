@@ -9,6 +9,7 @@ from django.conf import settings
 from django.db.models import QuerySet
 
 from integrations.capacity import CAPACITY
+from integrations.capacity import modal as modal_account
 from rensei.core.clock import database_now
 from rensei.core.errors import RenseiError, Said
 from rensei.core.models import WorkerHeartbeat
@@ -157,6 +158,8 @@ def _refusal_of_cloud(provider_id: str, *, is_connected: bool) -> RenseiError | 
             reason=f"No account at {CAPACITY[provider_id].display_name} is connected. An owner or admin connects one "
             "under Integrations, with Add Provider."
         )
+    if provider_id == modal_account.SPEC.id and not modal_account.is_installed():
+        return NoEligiblePool(reason=modal_account.NOT_INSTALLED)
     if not settings.RENSEI_SANDBOXES_AT_ONCE:
         return NoEligiblePool(reason="This server starts no sandboxes (RENSEI_SANDBOXES_AT_ONCE is 0).")
     try:

@@ -16,11 +16,12 @@ from rensei.core.errors import RenseiError, Said
 from rensei.dispatch.models import Sandbox
 from rensei.dispatch.pools.cloud import Account, Cloud
 from rensei.dispatch.pools.e2b import E2B
+from rensei.dispatch.pools.modal import Modal
 from rensei.dispatch.pools.vercel import Vercel
 from rensei.orgs.models import Org
 
 # The capacity providers with a driver that starts sandboxes in their cloud.
-DRIVERS: Mapping[str, type[Cloud]] = {driver.provider_id: driver for driver in (E2B, Vercel)}
+DRIVERS: Mapping[str, type[Cloud]] = {driver.provider_id: driver for driver in (E2B, Modal, Vercel)}
 CLOUDS = frozenset(DRIVERS)
 # Names that no cloud resolves.
 _INNER_NAMES = ("localhost", ".localhost", ".local", ".internal", ".lan", ".home.arpa", ".test", ".invalid")

@@ -27,11 +27,13 @@ from typing import Any
 
 HERE = Path(__file__).parent
 GATEWAY = HERE / "gateway"
+TOKEN, STOP = HERE / "token", HERE / "stop"
 WORKSPACE = Path("/workspace")
 PORT = 8080
 # How long a program that is stopped has to end by itself.
 TERM_SECONDS = 1.5
 REPORT_SECONDS = 0.1
+STOP_LOOK_SECONDS = 0.2
 PIECE_BYTES = 48 * 1024
 # As JSON, one character takes up to twelve bytes of a line.
 PIECE_CHARACTERS = 16 * 1024
@@ -181,8 +183,8 @@ async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
         "LANG": "C.UTF-8",
         **job["env"],
         "ANTHROPIC_BASE_URL": address,
-        # The token of the run is added outside.
-        "ANTHROPIC_AUTH_TOKEN": "added-outside",
+        # Where it is no file, the token of the run is added outside.
+        "ANTHROPIC_AUTH_TOKEN": TOKEN.read_text() if TOKEN.exists() else "added-outside",
         "ANTHROPIC_MODEL": job["model"],
     }
     return await asyncio.create_subprocess_exec(
@@ -216,10 +218,12 @@ async def stop_order() -> None:
 
 
 async def stop_signal() -> None:
-    """Wait until the worker orders the end of the program by a signal, as it does in a cloud."""
+    """Wait until the worker orders the end of the program by a signal or a file, as it does in a cloud."""
     ordered = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ordered.set)
-    await ordered.wait()
+    while not ordered.is_set() and not STOP.exists():
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(ordered.wait(), STOP_LOOK_SECONDS)
 
 
 async def lead(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

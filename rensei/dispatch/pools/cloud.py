@@ -2,13 +2,16 @@
 What the drivers of all clouds have in common.
 
 A sandbox reaches the host of this server, and those that its pool allows. The provider adds the token of the run to its
-requests to this server, outside of it, so that it holds no credential.
+requests to this server, outside of it, so that it holds no credential; where a provider cannot, the token is a file in
+the sandbox.
 """
 
 import asyncio
+import io
 import json
 import math
 import re
+import tarfile
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -309,10 +312,6 @@ class Cloud(ABC):
         """Make the object of a sandbox."""
 
     @abstractmethod
-    def signed(self) -> Mapping[str, str]:
-        """Return the headers of a request with the key of the account."""
-
-    @abstractmethod
     async def ids_of(self, box_id: str) -> Sequence[str]:
         """Return the provider's ids of the sandbox of a row, if it may exist."""
 
@@ -357,6 +356,43 @@ class Cloud(ABC):
 
     def tags_of(self, box_id: str) -> Mapping[str, str]:
         return {**self.account.tags, **self._tags, TAG: box_id}
+
+    def judge(self, status: int, body: Any, *, creates: bool = False) -> None:
+        """:raises SandboxFault, OutcomeUnknown: if an answer is none to build on"""
+        if status >= HTTPStatus.BAD_REQUEST:
+            self._refuse(status, body, creates=creates)
+        if status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise OutcomeUnknown(f"{self.name} redirects elsewhere, which is not followed.")
+
+    def _refuse(self, status: int, body: Any, *, creates: bool) -> NoReturn:
+        said = "."
+        match body:
+            case {"message": str(message)} | {"error": {"message": str(message)}} if message.isprintable():
+                said = f": {message[:_REASON_CHARACTERS]}"
+        if status in self.refused:
+            raise SandboxFault(Fault.REFUSED, f"{self.name} does not accept the key of the organization.")
+        if status in _FULL:
+            raise SandboxFault(Fault.FULL, f"The account at {self.name} has reached a limit{said}")
+        if status == HTTPStatus.NOT_FOUND and creates:
+            named = self.account.config[self.image_setting]
+            raise SandboxFault(
+                Fault.NOT_CREATED, f"{self.name} has no {self.image_setting} '{named}' for this account."
+            )
+        if status == HTTPStatus.SERVICE_UNAVAILABLE:
+            # A proxy may say it after the provider has created one.
+            raise OutcomeUnknown(f"{self.name} has no room for another sandbox now.", Fault.FULL)
+        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
+            does = "does not create it" if creates else "refuses a request about it"
+            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} {does}{said}")
+        raise OutcomeUnknown(f"{self.name} answers with status {status}.")
+
+
+class HttpCloud(Cloud):
+    """A driver of a provider with a REST API."""
+
+    @abstractmethod
+    def signed(self) -> Mapping[str, str]:
+        """Return the headers of a request with the key of the account."""
 
     async def ask(
         self,
@@ -406,35 +442,6 @@ class Cloud(ABC):
             return await _read(answer)
         raise OutcomeUnknown(f"{self.name} does not answer.")
 
-    def judge(self, status: int, body: Any, *, creates: bool = False) -> None:
-        """:raises SandboxFault, OutcomeUnknown: if an answer is none to build on"""
-        if status >= HTTPStatus.BAD_REQUEST:
-            self._refuse(status, body, creates=creates)
-        if status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise OutcomeUnknown(f"{self.name} redirects elsewhere, which is not followed.")
-
-    def _refuse(self, status: int, body: Any, *, creates: bool) -> NoReturn:
-        said = "."
-        match body:
-            case {"message": str(message)} | {"error": {"message": str(message)}} if message.isprintable():
-                said = f": {message[:_REASON_CHARACTERS]}"
-        if status in self.refused:
-            raise SandboxFault(Fault.REFUSED, f"{self.name} does not accept the key of the organization.")
-        if status in _FULL:
-            raise SandboxFault(Fault.FULL, f"The account at {self.name} has reached a limit{said}")
-        if status == HTTPStatus.NOT_FOUND and creates:
-            named = self.account.config[self.image_setting]
-            raise SandboxFault(
-                Fault.NOT_CREATED, f"{self.name} has no {self.image_setting} '{named}' for this account."
-            )
-        if status == HTTPStatus.SERVICE_UNAVAILABLE:
-            # A proxy may say it after the provider has created one.
-            raise OutcomeUnknown(f"{self.name} has no room for another sandbox now.", Fault.FULL)
-        if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            does = "does not create it" if creates else "refuses a request about it"
-            raise SandboxFault(Fault.NOT_CREATED, f"{self.name} {does}{said}")
-        raise OutcomeUnknown(f"{self.name} answers with status {status}.")
-
 
 class CloudBox(ABC):
     """A sandbox in a cloud. It calls the gateway without a relay of the worker."""
@@ -482,8 +489,10 @@ class CloudBox(ABC):
             raise SandboxFault(fault.fault, fault.reason) from fault
         self.made = Made()
         contents = {f"{self._cloud.inside}/{file}": content for file, content in files.items()}
-        if self.login is not None and not self._cloud.adds_headers:
-            contents[f"{self._cloud.inside}/git-login"] = self.login.file
+        if not self._cloud.adds_headers:
+            contents[f"{self._cloud.inside}/token"] = self._token.reveal().encode()
+            if self.login is not None:
+                contents[f"{self._cloud.inside}/git-login"] = self.login.file
         self._token, self.login = Secret(""), None
         contents[f"{self._cloud.inside}/gateway"] = self._cloud.account.server_url.encode()
         try:
@@ -521,7 +530,11 @@ class CloudBox(ABC):
             raise SandboxFault(Fault.DEAD, f"{self._cloud.name} ended it, or the connection to it was lost.")
         if self.exit_code != 0:
             logger.info("cloud_program_failed", exit_code=self.exit_code, said=self._said)
-        if self.exit_code in _NO_COMMAND:
+        self.require_python(self.exit_code)
+
+    def require_python(self, exit_code: int) -> None:
+        """:raises SandboxFault: if a program ended because there is no Python that would start it"""
+        if exit_code in _NO_COMMAND:
             raise SandboxFault(
                 Fault.NOT_CREATED, f"The {self._cloud.image_setting} has no Python 3, or not on its path."
             )
@@ -590,6 +603,21 @@ class CloudBox(ABC):
     @abstractmethod
     async def terminate(self) -> None:
         """Tell the program to end."""
+
+
+def archive(files: Mapping[str, bytes], *, secret: Collection[str] = ()) -> bytes:
+    """
+    Pack files, without compressing them: the event loop would stand still meanwhile.
+
+    :param secret: those that their owner alone may read
+    """
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=0) as opened:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path.lstrip("/"))
+            member.size, member.mode = len(content), 0o600 if path in secret else 0o644
+            opened.addfile(member, io.BytesIO(content))
+    return packed.getvalue()
 
 
 def size_in(row: Any, *, vcpus: str, memory_mib: str) -> Size | None:

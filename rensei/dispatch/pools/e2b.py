@@ -25,7 +25,7 @@ from integrations.capacity.prices import Size
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
-from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, TAG, WORKSPACE, Cloud, CloudBox, Found, OutcomeUnknown
+from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, TAG, WORKSPACE, CloudBox, Found, HttpCloud, OutcomeUnknown
 from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 
 SECONDS_MAX = limit(
@@ -47,7 +47,7 @@ _TEMPLATE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/:-]{0,127}")
 _ID = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
-class E2B(Cloud):
+class E2B(HttpCloud):
     """The driver of E2B."""
 
     provider_id = account_api.SPEC.id

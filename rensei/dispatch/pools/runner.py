@@ -2,8 +2,8 @@
 What runs inside a sandbox: it makes the one call of a run, and reports the answer as lines of JSON.
 
 It is copied into the sandbox, so it uses only the standard library, of Python 3.9 or later. Beside it are the request
-and the socket of the relay; in a cloud, the address of the gateway, and the token is added on the way. A line is
-{"text": …} for each piece, and at the end {"message": {…}} or {"error": {…}}.
+and the socket of the relay; in a cloud, the address of the gateway, and the token is added on the way unless it is a
+file here. A line is {"text": …} for each piece, and at the end {"message": {…}} or {"error": {…}}.
 """
 
 import http.client
@@ -71,7 +71,7 @@ def call(request: bytes) -> None:
     """Make the call, and repeat it after a passing error."""
     for tried in range(1, TRIES + 1):
         link, path = connection()
-        link.request("POST", f"{path}/v1/messages", request, HEADERS)
+        link.request("POST", f"{path}/v1/messages", request, {**HEADERS, **signed()})
         answer = link.getresponse()
         if answer.status == OK:
             follow(answer)
@@ -83,6 +83,12 @@ def call(request: bytes) -> None:
         # The failed call is settled first.
         asked = float(answer.headers.get("retry-after") or 0)
         time.sleep(min(RETRY_SECONDS_MAX, max(asked, RETRY_SECONDS * tried)))
+
+
+def signed() -> "dict[str, str]":
+    """Return the header with the token, where nothing adds it on the way."""
+    token = HERE / "token"
+    return {"authorization": f"Bearer {token.read_text()}"} if token.exists() else {}
 
 
 def follow(answer: http.client.HTTPResponse) -> None:

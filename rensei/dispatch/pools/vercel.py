@@ -7,11 +7,9 @@ sandbox would start one that has stopped anew, and with it the program.
 """
 
 import asyncio
-import io
 import json
 import re
 import signal
-import tarfile
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from http import HTTPStatus
@@ -26,7 +24,15 @@ from integrations.capacity.vercel import SANDBOXES_PATH, team_and_project
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.dispatch.pools import cloud
-from rensei.dispatch.pools.cloud import LIST_PAGES_MAX, WORKSPACE, Cloud, CloudBox, Found, LineTooLong, OutcomeUnknown
+from rensei.dispatch.pools.cloud import (
+    LIST_PAGES_MAX,
+    WORKSPACE,
+    CloudBox,
+    Found,
+    HttpCloud,
+    LineTooLong,
+    OutcomeUnknown,
+)
 from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 
 SECONDS_MAX = limit(
@@ -54,7 +60,7 @@ _STREAM_CLOSED = "sandbox_stream_closed"
 logger = structlog.get_logger(__name__)
 
 
-class Vercel(Cloud):
+class Vercel(HttpCloud):
     """The driver of Vercel Sandbox."""
 
     provider_id = account_api.SPEC.id
@@ -219,7 +225,7 @@ class VercelBox(CloudBox):
         await self._driver.in_session(
             "POST",
             f"{self._session}/fs/write",
-            data=_archive(files),
+            data=cloud.archive(files),
             headers={"x-cwd": "/", "content-type": "application/gzip"},
         )
         if self.for_agent:
@@ -309,14 +315,3 @@ def name_of(box_id: str) -> str:
 
 def _size_in(row: Any) -> Size | None:
     return cloud.size_in(row, vcpus="vcpus", memory_mib="memory")
-
-
-def _archive(files: Mapping[str, bytes]) -> bytes:
-    """Pack files, without compressing them: the event loop would stand still meanwhile."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz", compresslevel=0) as archive:
-        for path, content in files.items():
-            member = tarfile.TarInfo(path.lstrip("/"))
-            member.size, member.mode = len(content), 0o644
-            archive.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
