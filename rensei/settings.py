@@ -539,7 +539,7 @@ REST_FRAMEWORK = {
             told="the caller: 429 `RATE_LIMITED` with `retry-after`",
         ),
     },
-    "EXCEPTION_HANDLER": "rensei.core.api.problem_handler",
+    "EXCEPTION_HANDLER": "rensei.core.problems.problem_handler",
     "UNAUTHENTICATED_USER": None,
     "NON_FIELD_ERRORS_KEY": "",
 }

@@ -9,7 +9,7 @@ from django.contrib.auth import SESSION_KEY
 from django.http import parse_cookie
 
 from rensei.accounts.sessions import digest_of
-from rensei.core.api import NotAuthenticated
+from rensei.core.problems import NotAuthenticated
 from rensei.core.proxies import address_of
 from rensei.orgs.models import Membership
 from rensei.tokens.authentication import access_of

@@ -16,9 +16,9 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils import timezone
 
 from rensei.audit.record import record_person
-from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RateLimited
 from rensei.core.limits import limit
+from rensei.core.problems import NotAuthenticated
 from rensei.core.proxies import client_address
 from rensei.core.transactions import durable
 from rensei.orgs.models import User

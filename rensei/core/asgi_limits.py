@@ -17,20 +17,13 @@ from django.http import HttpRequest
 from django.urls import Resolver404, resolve
 
 from rensei.core import request_places
-from rensei.core.api import (
-    ANONYMOUS_BODY_LIMIT,
-    DEFAULT_BODY_LIMIT,
-    LARGE_BODY_LIMIT,
-    PROBLEM,
-    RequestTooLarge,
-    problem_body,
-    refusal_headers,
-)
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, DEFAULT_BODY_LIMIT, LARGE_BODY_LIMIT, RequestTooLarge
 from rensei.core.errors import DATABASE_FAULTS, RateLimited, RenseiError, Said, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.limits import limit
 from rensei.core.middleware import HEADER
 from rensei.core.networks import counted_address
+from rensei.core.problems import PROBLEM, problem_body, refusal_headers
 from rensei.core.proxies import address_of
 from rensei.core.shares import ByteShares
 from rensei.core.transactions import leave_database

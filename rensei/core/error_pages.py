@@ -10,9 +10,9 @@ from django.shortcuts import render
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views import defaults
 
-from rensei.core.api import Internal, problem_page, refusal_headers
 from rensei.core.errors import DATABASE_FAULTS, FieldError, NotFound, NotPermitted, RenseiError, database_refusal
 from rensei.core.partial_answers import set_words
+from rensei.core.problems import Internal, problem_page, refusal_headers
 
 API = "/api/"
 ADMIN = "/admin/"

@@ -17,10 +17,11 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.plumbing import ResolvedComponent, append_meta
 from rest_framework import serializers
 
-from rensei.core.api import PROBLEM, CamelSerializer, Internal, Invalid, RequestTooLarge, UnsupportedMediaType
+from rensei.core.api import CamelSerializer, RequestTooLarge
 from rensei.core.asgi_limits import BodyTooSlow
 from rensei.core.errors import DatabaseUnavailable, NotFound, RateLimited, RenseiError
 from rensei.core.json_fields import NOT_BLANK, JSONDocument, Text
+from rensei.core.problems import PROBLEM, Internal, Invalid, UnsupportedMediaType
 
 # The direction in a serializer's name, which the document shows anyway.
 _DIRECTION = re.compile(r"Answer(?=[A-Z]|$)")

@@ -16,11 +16,11 @@ from django.db.models import Exists, F, OuterRef, Q
 
 from billing.models import CostEvent
 from integrations.vault import openings
-from rensei.core.api import NotAuthenticated
 from rensei.core.clock import database_now
 from rensei.core.errors import RateLimited, RenseiError, Said
 from rensei.core.limits import limit
 from rensei.core.models import WorkerHeartbeat
+from rensei.core.problems import NotAuthenticated
 from rensei.core.secret import Secret, token_digest
 from rensei.core.transactions import assert_open, durable
 from rensei.core.usage import NOTHING

@@ -32,13 +32,14 @@ from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
 from integrations.vault import openings
 from integrations.vault.openings import Reason, Why
-from rensei.core.api import LARGE_BODY_LIMIT, Internal, MethodNotAllowed
+from rensei.core.api import LARGE_BODY_LIMIT
 from rensei.core.auth_modes import AuthMode
 from rensei.core.errors import DATABASE_FAULTS, NotPermitted, RateLimited, RenseiError, database_refusal
 from rensei.core.ids import new_id
 from rensei.core.instances import made_like
 from rensei.core.json_body import work_of
 from rensei.core.limits import limit
+from rensei.core.problems import Internal, MethodNotAllowed
 from rensei.core.proxies import address_of
 from rensei.dispatch import run_tokens, token_rate
 from rensei.dispatch.admission import unknown_parts

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from functools import partial
 
-from rensei.core.api import NotAuthenticated
+from rensei.core.problems import NotAuthenticated
 from rensei.core.secret import token_digest
 from rensei.dispatch import run_tokens
 from rensei.dispatch.run_tokens import RunToken

@@ -24,12 +24,12 @@ from billing.models import SharedUsage
 from catalog.models import CatalogEntry
 from integrations.vault import openings_kept, vault
 from integrations.vault.vault import VaultHealth
-from rensei.core.api import NotAuthenticated, problem_page
 from rensei.core.clock import database_now
 from rensei.core.database_pool import patience, waiting_for_connections
 from rensei.core.errors import DATABASE_FAULTS
 from rensei.core.limits import limit
 from rensei.core.models import UnknownName, WorkerHeartbeat
+from rensei.core.problems import NotAuthenticated, problem_page
 from rensei.dispatch.models import Attempt, Run
 from rensei.dispatch.queue import wake_up
 from rensei.dispatch.settlement import audit

@@ -4,9 +4,9 @@ from rest_framework.authentication import BaseAuthentication, SessionAuthenticat
 from rest_framework.exceptions import AuthenticationFailed, PermissionDenied
 from rest_framework.request import Request
 
-from rensei.core.api import NotAuthenticated
 from rensei.core.errors import FieldError, RenseiError, Said
 from rensei.core.networks import NetworkNotAllowed
+from rensei.core.problems import NotAuthenticated
 from rensei.core.proxies import client_address
 from rensei.core.secret import token_digest
 from rensei.orgs.access import Access, for_member

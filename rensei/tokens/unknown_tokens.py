@@ -11,9 +11,9 @@ from collections import OrderedDict
 
 from django.conf import settings
 
-from rensei.core.api import NotAuthenticated
 from rensei.core.limits import limit
 from rensei.core.networks import counted_address
+from rensei.core.problems import NotAuthenticated
 from rensei.core.rates import rates
 from rensei.core.throttling import parse_rate
 

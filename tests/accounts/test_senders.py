@@ -4,8 +4,8 @@ import pytest
 from django.conf import settings
 
 from rensei.accounts.senders import sender_of
-from rensei.core.api import NotAuthenticated
 from rensei.core.errors import RateLimited
+from rensei.core.problems import NotAuthenticated
 from rensei.tokens.services import create_token
 
 

@@ -12,8 +12,9 @@ import pytest
 from django.db import OperationalError
 
 from rensei.core import asgi_limits
-from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT, NotAuthenticated
+from rensei.core.api import ANONYMOUS_BODY_LIMIT, LARGE_BODY_LIMIT
 from rensei.core.asgi_limits import COLLECTED_BYTES, limit_bodies, pace_bodies
+from rensei.core.problems import NotAuthenticated
 from tests.architecture.routes import patterns
 
 LOGIN = (b"authorization", b"Bearer rsk_live_x")

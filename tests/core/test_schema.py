@@ -11,7 +11,8 @@ from jsonschema import Draft202012Validator
 from rest_framework.test import APIClient
 
 from rensei.core import views
-from rensei.core.api import PROBLEM, CamelSerializer
+from rensei.core.api import CamelSerializer
+from rensei.core.problems import PROBLEM
 from rensei.core.schema import EXAMPLES_FILE
 from rensei.orgs.models import Org, User
 from tests import answers

@@ -20,9 +20,9 @@ from django.db import DatabaseError, connections
 from django.db.models import TextField
 from django.db.models.functions import Cast, Length
 
-from rensei.core.api import NotAuthenticated
 from rensei.core.errors import NotFound, RenseiError
 from rensei.core.limits import limit
+from rensei.core.problems import NotAuthenticated
 from rensei.core.request_threads import leave_thread
 from rensei.core.usage import Usage
 from rensei.dispatch.api.open_streams import stream_places

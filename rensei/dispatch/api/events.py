@@ -14,10 +14,10 @@ from rest_framework.renderers import JSONRenderer
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from rensei.core.api import problem_page
 from rensei.core.errors import FieldError, RateLimited
 from rensei.core.json_body import read_json
 from rensei.core.limits import limit
+from rensei.core.problems import problem_page
 from rensei.core.shares import Share
 from rensei.core.views import Endpoint
 from rensei.dispatch.api import long_polling

@@ -8,9 +8,10 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, documented_at, read_body
+from rensei.core.api import LARGE_BODY_LIMIT, CamelSerializer, read_body
 from rensei.core.auth_modes import PAYER_OF, AuthMode, Payer
 from rensei.core.errors import NotFound
+from rensei.core.problems import documented_at
 from rensei.core.views import Endpoint
 from rensei.dispatch.admission import explain
 from rensei.dispatch.admission.explain import Explanation, GateVerdict
