@@ -122,7 +122,7 @@ def explain(access: Access, request: DispatchRequest) -> Explanation:
     except tuple(WHILE_LOADING) as refusal:
         gates += _until(WHILE_LOADING[type(refusal)], refusal, evidence.of_request(request))
         return Explanation(access=access, request=request, gates=gates)
-    judgement = _judge(access, found, request)
+    judgement = _decide(access, found, request)
     is_refused_in_all_modes = any(gate.verdict is GateVerdict.REFUSED for gate in gates)
     mode = judgement.decision.mode
     left = partial(token_rate.require_left, access.org.id, mode)
@@ -146,7 +146,7 @@ def _require_dispatcher(access: Access) -> None:
     access.require_scope(RUNS, address=access.address)
 
 
-def _judge(access: Access, found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
+def _decide(access: Access, found: DispatchContext, request: DispatchRequest) -> DispatchDecision:
     """Decide with the balances loaded that a dispatch compares with only when it writes."""
     if AuthMode.SHARED in found.profile.auth_modes:
         spending = shared_spending.read_both(found.org.id, day=found.now.date())
@@ -219,7 +219,7 @@ def _alternatives(access: Access, judgement: DispatchDecision, request: Dispatch
         try:
             if not isinstance(other, RenseiError):
                 token_rate.require_left(access.org.id, mode)
-            refusal = other if isinstance(other, RenseiError) else _judge(access, other, request).refusal
+            refusal = other if isinstance(other, RenseiError) else _decide(access, other, request).refusal
         except RenseiError as caught:
             # The request does not fit this mode, though it may fit the profile's own.
             refusal = caught

@@ -169,8 +169,8 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
         for profile in profiles.visible_profiles(access).order_by("created_at", "public_id")
         if project is None or profile.project in (None, project)
     ]
-    places = [_places(profile, project, projects) for profile in applied]
-    if scope != SYSTEM and sum(map(len, places)) > OUTCOMES_MAX:
+    projects_of_each = [_projects_of(profile, project, projects) for profile in applied]
+    if scope != SYSTEM and sum(map(len, projects_of_each)) > OUTCOMES_MAX:
         reason = f"The policy applies to more than {OUTCOMES_MAX} profiles of projects. Preview it for a project."
         raise FieldError(pointer="/matrix", reason=reason)
     pool = pools.find_pool(access.org, "local")
@@ -182,12 +182,12 @@ def _predict(access: Access, *, scope: str, matrix: Matrix, project: Project | N
             before=_outcome(found, within, _applying(stored, within)),
             after=_outcome(found, within, _applying(proposed, within)),
         )
-        for profile, found, within_each in zip(applied, loaded, places, strict=True)
+        for profile, found, within_each in zip(applied, loaded, projects_of_each, strict=True)
         for within in within_each
     ]
 
 
-def _places(profile: ModelProfile, project: Project | None, with_policy: set[Project]) -> Sequence[Project | None]:
+def _projects_of(profile: ModelProfile, project: Project | None, with_policy: set[Project]) -> Sequence[Project | None]:
     """List the projects (None: outside any) in which dispatches of a profile may have different outcomes."""
     if profile.project is not None:
         return [profile.project]

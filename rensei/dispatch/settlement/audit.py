@@ -129,13 +129,13 @@ def differences() -> Iterator[Difference]:
         shared_runs_used: Counter[tuple[str, date]] = Counter()
         unread: list[Difference] = []
         for page in _pages(unread):
-            for run, attempts, lines, boxes in page:
+            for run, attempts, lines, sandboxes in page:
                 of_calls = [line for line in lines if line.kind != CostEvent.Kind.CAPACITY]
                 of_capacity = [line for line in lines if line.kind == CostEvent.Kind.CAPACITY]
                 yield from as_far_as_readable(_run(run, attempts, of_calls), org=run.org_id, place=run.id)
                 # The sandboxes of an organization that is deleted go, and its lines stay.
                 if run.org_id not in deleted:
-                    yield from as_far_as_readable(_boxes(run, boxes, of_capacity), org=run.org_id, place=run.id)
+                    yield from as_far_as_readable(_sandboxes(run, sandboxes, of_capacity), org=run.org_id, place=run.id)
                 for line in of_capacity:
                     yield from as_far_as_readable(
                         reconciliation.capacity_differences(line), org=run.org_id, place=line.id
@@ -176,8 +176,8 @@ def _pages(unread: list[Difference]) -> Iterator[list[tuple[Run, list[Attempt], 
         attempts = Attempt.objects.defer("error").filter(run_id__in=ids).order_by("number")
         attempts_of = _by_run(readable(attempts, skip=skip))
         lines_of = _by_run(readable(CostEvent.objects.filter(run_id__in=ids), skip=skip))
-        boxes_of = _by_run(readable(Sandbox.objects.filter(run_id__in=ids).order_by("epoch"), skip=skip))
-        yield [(run, attempts_of[run.id], lines_of[run.id], boxes_of[run.id]) for run in runs]
+        sandboxes_of = _by_run(readable(Sandbox.objects.filter(run_id__in=ids).order_by("epoch"), skip=skip))
+        yield [(run, attempts_of[run.id], lines_of[run.id], sandboxes_of[run.id]) for run in runs]
 
 
 def _by_run(rows: Iterable[Any]) -> dict[str, list[Any]]:
@@ -275,26 +275,28 @@ def _with_factors(run: Run, bands: Sequence[UnitPrices], line: CostEvent) -> Ite
                 yield with_search_price(run, prices)
 
 
-def _boxes(run: Run, boxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[Difference]:
+def _sandboxes(run: Run, sandboxes: list[Sandbox], lines: list[CostEvent]) -> Iterator[Difference]:
     """Compare the sandboxes of a run that a capacity provider charges for with their lines."""
-    by_box = {line.attempt_id: line for line in lines}
-    for box in boxes:
-        line = by_box.pop(box.id, None)
-        if box.ended_at is None or line is None:
-            is_charged = box.ended_at is not None and capacity_use.size_of(box) is not None
+    by_sandbox = {line.attempt_id: line for line in lines}
+    for sandbox in sandboxes:
+        line = by_sandbox.pop(sandbox.id, None)
+        if sandbox.ended_at is None or line is None:
+            is_charged = sandbox.ended_at is not None and capacity_use.size_of(sandbox) is not None
             if is_charged or line is not None:
                 expected = "1 line" if is_charged else "none before its end"
-                yield _difference("capacity-line", run.org_id, box.id, expected, "none" if line is None else line.id)
+                yield _difference(
+                    "capacity-line", run.org_id, sandbox.id, expected, "none" if line is None else line.id
+                )
             continue
         facts: list[tuple[str, object, object]] = [
             ("organization", run.org_id, line.org_id),
-            ("seconds", capacity_use.seconds_of(box, ended_at=box.ended_at), line.sandbox_seconds),
-            ("price", box.second_picodollars, line.sandbox_second_picodollars),
+            ("seconds", capacity_use.seconds_of(sandbox, ended_at=sandbox.ended_at), line.sandbox_seconds),
+            ("price", sandbox.second_picodollars, line.sandbox_second_picodollars),
         ]
         for name, right, found in facts:
             if found != right:
                 yield _difference(f"capacity-{name}", run.org_id, line.id, right, found)
-    for stray in by_box.values():
+    for stray in by_sandbox.values():
         yield _difference("stray-line", stray.org_id, stray.id, f"a sandbox of {run.id}", stray.attempt_id)
 
 
