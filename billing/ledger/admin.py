@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.utils.functional import cached_property
 
+from billing.ledger import capacity
 from billing.models import CostEvent, UsageDaily
 from catalog.providers import PROVIDERS
 from rensei.core.clock import database_now
@@ -79,13 +80,14 @@ class MonthFilter(admin.SimpleListFilter):
 
 
 class ProviderFilter(admin.SimpleListFilter):
-    """All providers. Whether a provider has lines is not checked either."""
+    """All providers, of models and of capacity. Whether a provider has lines is not checked either."""
 
     title = "provider"
     parameter_name = "provider__exact"
 
     def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
-        return [(provider.id, provider.display_name) for provider in PROVIDERS.values()]
+        of_models = [(provider.id, provider.display_name) for provider in PROVIDERS.values()]
+        return [*of_models, *capacity.PROVIDER_NAMES.items()]
 
     def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         return queryset.filter(provider=self.value()) if self.value() else queryset

@@ -13,6 +13,8 @@ from rensei.core.whole_numbers import WholeSum
 from rensei.orgs.models import OrgScopedQuerySet
 
 CLASS_BEGINNING = "capacity."
+# The names of the capacity providers by id. The packages that know them, which this one may not import, add them.
+PROVIDER_NAMES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, kw_only=True)

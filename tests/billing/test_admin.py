@@ -10,6 +10,7 @@ from rensei.audit.models import AuditEvent
 from rensei.core.usage import Usage
 from rensei.orgs.models import Org, User
 from tests.billing.conftest import NOON
+from tests.billing.record import capacity_line
 
 ENTITLEMENTS = "/admin/billing/entitlement/"
 
@@ -158,6 +159,16 @@ class TestLedger:
         assert [line.pk in page for line in lines] == [False, True, False]
         assert "2 cost events" in page
         assert totals(page) == ["0.022500", "0.022500"]
+
+    def test_has_the_lines_of_a_capacity_provider_by_its_filter(
+        self, admin: Client, acme: Org, charge: Callable[..., CostEvent]
+    ) -> None:
+        call, line = charge(usage=Usage(input_tokens=1)), capacity_line(acme)
+
+        page = admin.get("/admin/billing/costevent/?provider__exact=e2b").content.decode()
+
+        assert '?provider__exact=vercel">Vercel<' in page
+        assert (line.run_id in page, call.run_id in page) == (True, False)
 
     def test_finds_the_lines_of_a_run(self, admin: Client, charge: Callable[..., CostEvent]) -> None:
         line, other = charge(), charge()
