@@ -32,6 +32,8 @@ from tests.certificates import make_certificate
 from tests.servers import LOOPBACK
 
 WITHOUT_PYTHON = "without-python"
+# An image that has Claude Code, if the stand-in is told where it is.
+WITH_CLAUDE_CODE = "claude"
 _UID = "0"
 _HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "host", "keep-alive"}
 
@@ -196,6 +198,7 @@ class StandIn:
         # Where the edge sends what is for a host, and what passed it: (host, method, path, headers as they left).
         self.hosts: dict[str, str] = {}
         self.passed: list[tuple[str, str, str, Mapping[str, str]]] = []
+        self.claude_code: Path | None = None
         # The kinds of the requests so far.
         self.requests: list[str] = []
         self.page_size = 100
@@ -246,7 +249,16 @@ class StandIn:
         made = {"key": box.key, "new": box.new, "image": box.image, "seconds": 600, "tags": tags, "rules": box.rules}
         return self._in_loop(self._make(self.id_of(row_id), **made))
 
+    def certify(self, *, is_trusted: bool = True, hours_until: float = 0) -> None:
+        """Let the edge show another certificate, which new sandboxes trust or not, and which is valid from then on."""
+        self._certificate = _certificate(
+            self.folder, "*.example.com", hours_until=hours_until, replaces_authority=is_trusted
+        )
+        self._is_certified = is_trusted and not hours_until
+
     def reset(self) -> None:
+        if not self._is_certified:
+            self.certify()
         for box in self.live():
             self.kill(box)
         for kept in (self.boxes, self.commands, self.faults, self.passed, self.requests, self.hosts):
@@ -267,7 +279,7 @@ class StandIn:
 
     async def _open(self) -> None:
         self._session = aiohttp.ClientSession(auto_decompress=False, connector=aiohttp.TCPConnector(force_close=True))
-        self._certificate = _certificate(self.folder, "*.example.com")
+        self.certify()
         self._port = await self._serve()
         self._ending = asyncio.ensure_future(self._end_old())
 
@@ -394,7 +406,13 @@ class StandIn:
         options += ["--ro-bind", str(self.folder / "authority.pem"), "/etc/ssl/certs/ca-certificates.crt"]
         if box.image == self.without_python and "python3" in command:
             command = ["/nowhere"]
-        for name, value in {"PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": f"/{self.home}", **variables}.items():
+        if box.image == WITH_CLAUDE_CODE and self.claude_code is not None:
+            options += ["--ro-bind", str(self.claude_code), "/opt/bin/claude"]
+        for name, value in {
+            "PATH": "/opt/bin:/usr/local/bin:/usr/bin:/bin",
+            "HOME": f"/{self.home}",
+            **variables,
+        }.items():
             options += ["--setenv", name, value]
         options += ["--chdir", cwd or f"/{self.home}"]
         return subprocess.Popen(
@@ -491,10 +509,11 @@ async def output_of(command: "subprocess.Popen[bytes]") -> AsyncIterator[tuple[s
     await asyncio.gather(*reading)
 
 
-def _certificate(folder: Path, host: str) -> ssl.SSLContext:
+def _certificate(folder: Path, host: str, *, hours_until: float, replaces_authority: bool) -> ssl.SSLContext:
     """Make a certificate of a host, signed by itself."""
-    public, private = make_certificate(host)
-    (folder / "authority.pem").write_bytes(public)
+    public, private = make_certificate(host, hours_until=hours_until)
+    if replaces_authority:
+        (folder / "authority.pem").write_bytes(public)
     (folder / "edge.pem").write_bytes(public + private)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "edge.pem")

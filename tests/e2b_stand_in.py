@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 import aiohttp
 from aiohttp import web
 
-from tests.cloud_stand_in import WITHOUT_PYTHON, Box, StandIn, cut, output_of, send_signal, time_of
+from tests.cloud_stand_in import WITH_CLAUDE_CODE, WITHOUT_PYTHON, Box, StandIn, cut, output_of, send_signal, time_of
 
 
 class E2BStandIn(StandIn):
@@ -24,7 +24,7 @@ class E2BStandIn(StandIn):
     unknown_key = f"e2b_{'c' * 40}"
     folders = ("run", "workspace", "home", "tmp")
     home = "home/user"
-    images = ("base", WITHOUT_PYTHON)
+    images = ("base", WITHOUT_PYTHON, WITH_CLAUDE_CODE)
     seconds_max = 3600
 
     def __init__(self) -> None:

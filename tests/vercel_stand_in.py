@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-from tests.cloud_stand_in import WITHOUT_PYTHON, Box, Command, StandIn, cut, send_signal
+from tests.cloud_stand_in import WITH_CLAUDE_CODE, WITHOUT_PYTHON, Box, Command, StandIn, cut, send_signal
 
 TEAM, PROJECT = "team_stand", "prj_stand"
 
@@ -47,7 +47,7 @@ class VercelStandIn(StandIn):
     workspace_id = f"{TEAM}/{PROJECT}"
     folders = ("vercel", "workspace", "home", "tmp")
     home = "vercel/sandbox"
-    images = ("vercel/sandbox/universal:latest", WITHOUT_PYTHON)
+    images = ("vercel/sandbox/universal:latest", WITHOUT_PYTHON, WITH_CLAUDE_CODE)
     seconds_max = 2700
     vcpus_max = 8
     # How many of the next records break the connection.

@@ -25,6 +25,8 @@ LEFT_OUT = {
 }
 # The least width of a bar, in percent, so that it can be seen.
 BAR_MIN = 0.6
+# How deep calls of subagents are shown.
+DEEPEST = 3
 # A character of UTF-8 that did not fit as a whole.
 CHARACTER_BYTES = 4
 
@@ -53,9 +55,14 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """A call of the program to the model. The bar is its part of the sandbox's time, in percent."""
+    """
+    A call of the program to the model. The bar is its part of the sandbox's time, in percent.
+
+    `depth` is 0 for the main agent, 1 for a subagent that it has started, and so on.
+    """
 
     attempt: Attempt
+    depth: int
     models: Sequence[str]
     usage: Usage | None
     bar_from: float
@@ -124,17 +131,54 @@ def timeline(
     for call in calls:
         made[call.epoch].append(call)
     return [
-        Box(sandbox=box, calls=[_call(call, lines[call.id], box=box, now=now) for call in made[box.epoch]])
+        Box(
+            sandbox=box,
+            calls=[
+                _call(call, lines[call.id], depth=depth, box=box, now=now) for call, depth in nested(made[box.epoch])
+            ],
+        )
         for box in sandboxes
     ]
 
 
-def _call(call: Attempt, lines: Sequence[CostEvent], *, box: Sandbox, now: datetime) -> Call:
+def nested(calls: Sequence[Attempt]) -> list[tuple[Attempt, int]]:
+    """
+    Put the calls of each subagent below the call after which it was started, with their depths.
+
+    The names are the program's, and not trusted: a subagent whose starter made no call before it stays in the order of
+    the calls, at the depth of the main agent.
+    """
+    of_agent: dict[str, list[Attempt]] = defaultdict(list)
+    for call in calls:
+        of_agent[call.agent_id].append(call)
+    below: dict[str, list[Attempt]] = defaultdict(list)
+    flat = list(of_agent.pop("", ()))
+    for agent_id, own in of_agent.items():
+        first = own[0]
+        parent = first.parent_agent_id if first.parent_agent_id != agent_id else ""
+        starters = of_agent.get(parent, ()) if parent else [call for call in calls if not call.agent_id]
+        before = [call for call in starters if call.number < first.number]
+        if before:
+            below[before[-1].id] += own
+        else:
+            flat += own
+    ordered: list[tuple[Attempt, int]] = []
+    waiting = [(call, 0) for call in sorted(flat, key=lambda call: -call.number)]
+    while waiting:
+        call, depth = waiting.pop()
+        ordered.append((call, depth))
+        under = sorted(below[call.id], key=lambda each: -each.number)
+        waiting += [(each, min(depth + 1, DEEPEST)) for each in under]
+    return ordered
+
+
+def _call(call: Attempt, lines: Sequence[CostEvent], *, depth: int, box: Sandbox, now: datetime) -> Call:
     begin, whole = box.created_at, ((box.ended_at or now) - box.created_at).total_seconds() or 1.0
     start = _percent((call.started_at - begin).total_seconds() / whole, most=100 - BAR_MIN)
     end = _percent(((call.finished_at or now) - begin).total_seconds() / whole, most=100)
     return Call(
         attempt=call,
+        depth=depth,
         models=list(dict.fromkeys(line.served_model_id for line in lines)),
         usage=sum((Usage.of(line) for line in lines), start=Usage()) if lines else None,
         bar_from=start,

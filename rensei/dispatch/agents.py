@@ -44,6 +44,9 @@ SECONDS = 600
 CALLS_MAX = limit(
     500, "calls", what="Calls of an agent", told="the run: its program gets 403 `NOT_PERMITTED` for each further one"
 )
+# In which Claude Code names the subagent that makes a call, and the one that has started that.
+AGENT_HEADER, PARENT_HEADER = "x-claude-code-agent-id", "x-claude-code-parent-agent-id"
+_AGENT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # The program that workers may have, beside those that callers bring.
 CLAUDE_CODE = "claude-code"
 # What the program finds in its environment, so that no caller can send it elsewhere.
@@ -237,6 +240,13 @@ def lacks_token(agent: Mapping[str, Any] | None) -> bool:
     """Whether a stored definition had a deploy token, which is not in it any more."""
     git = (agent or {}).get("git", {})
     return "token" in git and git["token"] is None
+
+
+def ids_in(headers: Mapping[str, str]) -> tuple[str, str]:
+    """Read which subagent makes a call, and which has started it. "" for the main agent, and for what is no id."""
+    given = (headers.get(AGENT_HEADER, ""), headers.get(PARENT_HEADER, ""))
+    agent, parent = (text if _AGENT_ID.fullmatch(text) else "" for text in given)
+    return (agent, parent) if agent else ("", "")
 
 
 def path_fault(path: object) -> str:

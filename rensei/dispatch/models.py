@@ -309,6 +309,9 @@ class Attempt(models.Model):
     credential_version = models.PositiveIntegerField(default=1)
     state = models.CharField(max_length=16, choices=State.choices, default=State.OPEN)
     input_tokens_estimate = models.PositiveIntegerField()
+    # The subagent that made the call and the one that started it, as the program names them; empty for the main agent.
+    agent_id = models.CharField(max_length=64, blank=True, default="", db_default="")
+    parent_agent_id = models.CharField(max_length=64, blank=True, default="", db_default="")
     # The most that the call of an agent may cost. The most of other calls is that of their run.
     at_most_picodollars = models.BigIntegerField(null=True)
     provider_request_id = models.CharField(max_length=120, blank=True)

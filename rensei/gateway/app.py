@@ -41,7 +41,7 @@ from rensei.core.json_body import work_of
 from rensei.core.limits import limit
 from rensei.core.problems import Internal, MethodNotAllowed
 from rensei.core.proxies import address_of
-from rensei.dispatch import run_tokens, token_rate
+from rensei.dispatch import agents, run_tokens, token_rate
 from rensei.dispatch.admission import unknown_parts
 from rensei.dispatch.admission.admit import AdmissionPlan
 from rensei.dispatch.admission.unknown_parts import Names
@@ -412,7 +412,7 @@ class Gateway:
             if credential.federation is not None and await self._relay.fetch_token(credential):
                 # The key may have been removed meanwhile.
                 credential = await self._loaded(partial(routing.open_key_of, access.token.run))
-            admitted, keys = _plan_of_run(access.token, route, credential, outgoing), [credential.id]
+            admitted, keys = _plan_of_run(access.token, route, credential, outgoing, headers), [credential.id]
         else:
             signers = route.signers_for(_routes(others), rate_limit=outgoing.rate_limit)
             credential = await self._open(route, routing.choose(signers, former=chosen), why)
@@ -577,14 +577,19 @@ def with_gateway(
     return either
 
 
-def _plan_of_run(token: RunToken, route: Route, credential: Credential, outgoing: Outgoing) -> AdmissionPlan:
+def _plan_of_run(
+    token: RunToken, route: Route, credential: Credential, outgoing: Outgoing, headers: dict[str, str]
+) -> AdmissionPlan:
     """Build the attempt of a run's call from its sandbox. The run was admitted before, and holds what it may cost."""
     run = copy.copy(token.run)
     if run.is_agent:
         # Each request of an agent is another one.
         run.call_picodollars_at_most = outgoing.at_most
+    agent_id, parent_agent_id = agents.ids_in(headers) if run.is_agent else ("", "")
     attempt = made_like(
         route.attempt,
+        agent_id=agent_id,
+        parent_agent_id=parent_agent_id,
         credential_id=credential.id,
         credential_version=credential.version,
         input_tokens_estimate=outgoing.input_tokens_about,

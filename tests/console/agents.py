@@ -50,11 +50,11 @@ def begin(run: Run) -> Sandbox:
     )  # fmt: skip
 
 
-def call(run: Run, *, number: int) -> Attempt:
+def call(run: Run, *, number: int, **fields: Any) -> Attempt:
     """Make a call of 100 tokens, of which 20 are output."""
     now = database_now()
     attempt = Attempt.objects.create(
-        run=run, number=number, epoch=1, input_tokens_estimate=80, started_at=now - timedelta(seconds=1)
+        run=run, number=number, epoch=1, input_tokens_estimate=80, started_at=now - timedelta(seconds=1), **fields
     )
     usage = Usage(input_tokens=80, output_tokens=20)
     settle.write([SettlementPlan(run=run, now=now, attempt=attempt, usage=usage, request_id=f"req_{number}")])

@@ -13,6 +13,7 @@ from django.test.utils import CaptureQueriesContext
 
 from billing.models import CostEvent
 from integrations.keys import services as integrations
+from rensei.console import agent_runs
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
 from rensei.core.secret import Secret
@@ -81,6 +82,26 @@ class TestTheRunOfAnAgent:
         assert html.count("80 in, 20 out") == 2
         assert "2 calls to the model" in html
         assert CostEvent.objects.count() == 2
+
+    def test_shows_calls_of_subagents_below_the_call_that_began_them(self, page, agent):
+        begin(agent)
+        # Main, a subagent with one of its own, main again while both go on, and names that lead nowhere.
+        made = [("", ""), ("a", ""), ("b", "a"), ("", ""), ("b", "a"), ("a", ""), ("c", "gone"), ("d", "d"), ("e", "f")]
+        made += [("f", "e"), ("g", "b")]
+        for number, (agent_id, parent) in enumerate(made, start=1):
+            call(agent, number=number, agent_id=agent_id, parent_agent_id=parent)
+        finish(agent)
+
+        nested = agent_runs.nested(list(agent.attempts.order_by("number")))
+        html = shown(page, agent)
+
+        assert [(each.number, depth) for each, depth in nested] == [
+            *((1, 0), (2, 1), (3, 2), (5, 2), (11, 3), (6, 1), (4, 0), (8, 1)),
+            *((7, 0), (9, 0), (10, 1)),
+        ]
+        assert html.index("req_5") < html.index("req_6") < html.index("req_4")
+        assert html.count("Subagent <code>") == 9
+        assert "timeline__call--3" in html
 
     def test_shows_its_sandbox_apart_from_the_cost_of_its_calls(self, page, agent, acme):
         begin(agent)

@@ -11,8 +11,11 @@ import pytest
 
 from billing.models import CostEvent
 from integrations.keys import leaks
+from integrations.keys import services as integrations
+from integrations.models import Integration
 from rensei.core.clock import database_now
 from rensei.core.errors import FieldError
+from rensei.core.secret import Secret
 from rensei.dispatch import agents, run_tokens, services, stored_bytes
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
@@ -25,6 +28,7 @@ from rensei.dispatch.queue import claims
 from rensei.dispatch.settlement import outcomes
 from rensei.dispatch.settlement.settle import RunEnd
 from rensei.orgs.access import Access
+from rensei.policies import services as policies
 from tests.dispatch.reconcile import assert_explained
 from tests.dispatch.test_crashes import let_leases_run_out
 from tests.dying import die_after, die_at
@@ -40,10 +44,10 @@ pytestmark = pytest.mark.django_db(transaction=True)
 AGENT = """
 import json, os, sys, urllib.error, urllib.request
 
-def ask(text, model=os.environ["ANTHROPIC_MODEL"], max_tokens=100):
+def ask(text, model=os.environ["ANTHROPIC_MODEL"], max_tokens=100, more=()):
     body = {"model": model, "max_tokens": max_tokens, "messages": [{"role": "user", "content": text}]}
     headers = {"content-type": "application/json", "anthropic-version": "2023-06-01",
-               "authorization": "Bearer " + os.environ["ANTHROPIC_AUTH_TOKEN"]}
+               "authorization": "Bearer " + os.environ["ANTHROPIC_AUTH_TOKEN"], **dict(more)}
     url = os.environ["ANTHROPIC_BASE_URL"] + "/v1/messages"
     request = urllib.request.Request(url, json.dumps(body).encode(), headers)
     try:
@@ -97,6 +101,22 @@ pathlib.Path("other.txt").write_text("not asked for")
         assert log_of(run) == "working\n"
         assert run.amount_picodollars == sum(line.amount_picodollars for line in CostEvent.objects.all())
         assert_explained(simulator)
+
+    def test_names_its_subagents_as_far_as_they_are_names(
+        self, byok: Any, dispatch: Any, finish: Any, ada: Any, api_as: Any
+    ) -> None:
+        lines = """
+headers = [("a1", ""), ("b-2", "a1"), ("c" * 65, "a1"), ("d d", ""), ("", "a1")]
+for agent, parent in headers:
+    more = {"x-claude-code-agent-id": agent, "x-claude-code-parent-agent-id": parent}
+    print(ask("Hello.", more={name: text for name, text in more.items() if text})[0])
+"""
+        run = finish(dispatch(lines))
+
+        assert run.output_text == "200\n" * 5
+        calls = api_as(ada).get(f"/api/v1/runs/{run.id}/calls").json()["results"]
+        named = [(call["agentId"], call["parentAgentId"]) for call in reversed(calls)]
+        assert named == [("a1", None), ("b-2", "a1"), (None, None), (None, None), (None, None)]
 
     @pytest.mark.parametrize("mode", ["metered", "shared"])
     def test_holds_what_it_may_cost(self, request: Any, mode: str, dispatch: Any, finish: Any, simulator: Any) -> None:
@@ -182,6 +202,49 @@ for address in [("127.0.0.1", {server.url.rpartition(":")[2]}), ("8.8.8.8", 53)]
         assert "'MINE': 'yes'" in run.output_text
         for secret in ("rsr_", "sk-ant-", "reached", "RENSEI_", "DATABASE"):
             assert secret not in run.output_text
+
+
+class TestWhatChangesMeanwhile:
+    LINES = """
+import time
+statuses = []
+for number in range(100):
+    statuses.append(ask("Hello.")[0])
+    if statuses[-1] != 200 or number and os.path.exists("stop"): break
+    print("called", flush=True)
+    time.sleep(0.05)
+print(statuses[-1])
+"""
+
+    def test_refuses_further_calls_where_the_policy_denies_them(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, simulator: Any
+    ) -> None:
+        run = dispatch(self.LINES)
+        running.start_next()
+        wait_until(lambda: run.attempts.filter(state=Attempt.State.SETTLED).exists(), what="its first call")
+
+        policies.set_policy(ada_access, matrix={"*": {"byok": {"allowed": False}}})
+        wait_until(lambda: not running._running, what="the end")
+
+        run.refresh_from_db()
+        assert (run.state, run.output_text.splitlines()[-1]) == (Run.State.SUCCEEDED, "403")
+        assert_explained(simulator)
+
+    def test_signs_further_calls_with_the_new_key(
+        self, byok: Any, ada_access: Access, dispatch: Any, running: Sandboxes, simulator: Any, make_key: Any
+    ) -> None:
+        run = dispatch(self.LINES.replace("range(100)", "range(40)"))
+        running.start_next()
+        wait_until(lambda: run.attempts.filter(state=Attempt.State.SETTLED).exists(), what="its first call")
+
+        key = Integration.objects.get(provider="claude")
+        integrations.rotate_integration(ada_access, key, api_key=Secret(make_key()))
+        wait_until(lambda: run.attempts.filter(credential_version=2, state="SETTLED").exists(), what="a later call")
+        services.cancel_run(ada_access, run)
+        wait_until(lambda: not running._running, what="the end")
+
+        assert set(run.attempts.values_list("credential_version", flat=True)) == {1, 2}
+        assert_explained(simulator)
 
 
 class TestABadProgram:

@@ -2,23 +2,29 @@
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from billing.models import CostEvent
+from integrations.keys import services as integrations
 from rensei.core.clock import database_now
 from rensei.core.models import WorkerHeartbeat
-from rensei.dispatch import agents
+from rensei.core.secret import Secret
+from rensei.dispatch import agents, services
 from rensei.dispatch.admission import admit
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution.sandboxes import Sandboxes
 from rensei.dispatch.models import Attempt, Run
+from rensei.dispatch.pools.accounts import DRIVERS
 from rensei.dispatch.pools.agent_runner import CUT, LINE_BYTES_MAX, SHOWN_CHARACTERS, Said, Transcript
 from rensei.orgs.access import Access
+from tests.cloud_stand_in import WITH_CLAUDE_CODE, StandIn
 from tests.dispatch.reconcile import assert_explained
 from tests.gateway.line import MODEL
 from tests.gateway.programs import find_installed
+from tests.gateway.server import Server
 from tests.gateway.test_agents import log_of
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -92,6 +98,9 @@ class TestClaudeCode:
         assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
         assert run.agent_result["turns"] == 2
         assert run.attempt_count == 4
+        main, one, two, last = run.attempts.order_by("number")
+        assert one.agent_id == two.agent_id != ""
+        assert [each.agent_id for each in (main, last)] == ["", ""]
         assert {call["model"] for call in simulator.requests()} == {MODEL}
         assert "ANTHROPIC_BASE_URL=http://127.0.0.1:8080" in log_of(run)
         for secret in ("rsr_", "sk-ant-", "RENSEI_", "DATABASE"):
@@ -121,6 +130,59 @@ class TestClaudeCode:
 
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "AGENT_FAILED")
         assert "API Error: 403 Your API key does not have permission" in run.error["detail"]
+
+
+@pytest.mark.parametrize("stand_in", ["e2b", "vercel"], indirect=True)
+class TestInACloud:
+    @pytest.fixture
+    def in_cloud(
+        self, stand_in: StandIn, server: Server, running: Sandboxes, settings: Any, ada_access: Access
+    ) -> Callable[..., Run]:
+        settings.PUBLIC_URL = "https://rensei.example.com"
+        stand_in.hosts["rensei.example.com"] = server.url
+        integrations.add_integration(
+            ada_access, provider=stand_in.provider, api_key=Secret(stand_in.key), workspace_id=stand_in.workspace_id
+        )
+        config: dict[str, object] = {DRIVERS[stand_in.provider].image_setting: WITH_CLAUDE_CODE}
+        services.create_pool(ada_access, name="with-claude", provider_id=stand_in.provider, config=config)
+
+        def send(task: str, **agent: Any) -> Run:
+            asked = DispatchRequest(
+                profile_id="prof_deep",
+                messages=messages_from(text=task, messages=None),
+                pool="with-claude",
+                max_tokens=2000,
+                max_cost_picodollars=2 * DOLLAR,
+                agent=agents.checked({"program": agents.CLAUDE_CODE, **agent}),
+            )
+            return admit.dispatch(ada_access, asked)
+
+        return send
+
+    @pytest.mark.outside
+    def test_edits_a_file(self, metered: Any, in_cloud: Any, finish: Any, stand_in: StandIn, simulator: Any) -> None:
+        stand_in.claude_code = Path(find_installed("node_modules/.bin/claude")).resolve()
+        task = bracketed("use Edit", {"file_path": PLACE, "old_string": "before", "new_string": "after"})
+        files = [{"path": "a.txt", "content": "It was before."}]
+
+        run = finish(in_cloud(task, files=files, outputs=["a.txt"]))
+
+        assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
+        assert bytes(run.files.get().content) == b"It was after."
+        assert (run.agent_result["turns"], run.attempt_count) == (2, 2)
+        assert {host for host, *_ in stand_in.passed} == {"rensei.example.com"}
+        assert_explained(simulator)
+
+    def test_says_that_the_image_does_not_have_it(
+        self, byok: Any, in_cloud: Any, finish: Any, stand_in: StandIn
+    ) -> None:
+        stand_in.claude_code = None
+
+        run = finish(in_cloud("Task"))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "AGENT_PROGRAM_UNAVAILABLE")
+        assert "the image of the sandbox has no `claude`" in run.error["detail"]
+        assert not run.attempts.exists()
 
 
 class TestAWorker:

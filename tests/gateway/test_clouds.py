@@ -74,14 +74,14 @@ def dispatch(ada_access: Access, account: Integration) -> Callable[..., Run]:
 
 @pytest.fixture
 def dispatch_agent(ada_access: Access, account: Integration) -> Callable[..., Run]:
-    def send(lines: str, *, cost: int = DOLLAR, **agent: Any) -> Run:
+    def send(lines: str, *, cost: int = DOLLAR, pool: str = account.provider, **agent: Any) -> Run:
         files = [{"path": "agent.py", "content": AGENT + lines}]
         spec = agents.checked({"program": ["python3", "agent.py"], "files": files, **agent})
         asked = messages_from(text="My task.", messages=None)
         request = DispatchRequest(
             profile_id="prof_deep",
             messages=asked,
-            pool=account.provider,
+            pool=pool,
             max_cost_picodollars=cost,
             agent=spec,
         )
@@ -555,6 +555,38 @@ class TestABadDay:
         run = finish(dispatch("Hello."))
 
         assert (run.state, run.error["code"]) == (Run.State.FAILED, "POOL_CANNOT_REACH_SERVER")
+
+    @pytest.mark.parametrize("fault", [{"is_trusted": False}, {"hours_until": 24}], ids=["authority", "clock"])
+    def test_in_which_it_trusts_no_certificate(
+        self, byok: Any, dispatch: Any, finish: Any, cloud: StandIn, monkeypatch: pytest.MonkeyPatch, fault: Any
+    ) -> None:
+        monkeypatch.setattr(
+            one_call, "PROGRAM", one_call.PROGRAM.replace(b"REACH_SECONDS = 60.0", b"REACH_SECONDS = 0.0")
+        )
+        cloud.certify(**fault)
+
+        run = finish(dispatch("Hello."))
+
+        assert (run.state, run.error["code"]) == (Run.State.FAILED, "POOL_CANNOT_REACH_SERVER")
+        assert (run.attempts.count(), cloud.passed, cloud.live()) == (0, [], [])
+
+    def test_in_which_its_sandbox_lives_shorter_than_its_run(
+        self, byok: Any, ada_access: Access, dispatch_agent: Any, running: Sandboxes, cloud: StandIn
+    ) -> None:
+        lines = 'open("made.txt", "w").write("x"); print("begun", flush=True); import time; time.sleep(600)'
+        services.create_pool(ada_access, name="short", provider_id=cloud.provider, config={"lifetimeSeconds": 60})
+
+        run = dispatch_agent(lines, pool="short", timeoutSeconds=600, outputs=["*.txt"])
+        running.start_next()
+        wait_until(lambda: run.chunks.filter(kind="delta").exists(), what="the program")
+        (live,) = running._renewal._live
+        assert live.seconds_left <= 30
+        live.deadline = 0
+        wait_until(lambda: not running._running, what="the end")
+
+        run.refresh_from_db()
+        assert (run.state, run.error["code"], run.files.count()) == (Run.State.FAILED, "RUN_TIMEOUT", 1)
+        assert cloud.live() == []
 
     def test_in_which_its_pool_is_removed(
         self, byok: Any, ada_access: Access, dispatch: Any, finish: Any, cloud: StandIn

@@ -7,7 +7,7 @@ from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 
-from rensei.core.api import CamelSerializer
+from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.errors import NotFound
 from rensei.core.views import Endpoint
 from rensei.dispatch.models import Attempt, RunFile
@@ -26,6 +26,8 @@ class CallAnswer(CamelSerializer):
     number = serializers.IntegerField()
     state = serializers.ChoiceField(choices=Attempt.State.choices)
     amount_usd = Amount(source="amount", allow_null=True, help_text="An exact decimal string; null while it is unknown")
+    agent_id = OptionalText(help_text="The subagent that made it, as its program says; null for the main agent")
+    parent_agent_id = OptionalText(help_text="The subagent that started that one; null for the main agent")
     provider_request_id = serializers.CharField(allow_blank=True)
     error = RunErrorAnswer(allow_null=True)
     started_at = serializers.DateTimeField()

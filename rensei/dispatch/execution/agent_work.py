@@ -18,7 +18,7 @@ from rensei.dispatch.execution import execute
 from rensei.dispatch.execution.lease_renewal import LiveRun
 from rensei.dispatch.execution.sandbox_work import Ended, Setup, error_of, error_of_refusal, other_of, read_line
 from rensei.dispatch.models import Attempt, Run, RunChunk
-from rensei.dispatch.pools import agent_runner, bubblewrap, claude_code
+from rensei.dispatch.pools import AgentProgramUnavailable, agent_runner, bubblewrap, claude_code
 from rensei.dispatch.pools.driver import Fault, GitLogin, SandboxFault
 from rensei.dispatch.settlement import outcomes
 from rensei.dispatch.settlement.settle import RunEnd
@@ -75,6 +75,7 @@ class AgentWork:
         self._agent: Mapping[str, Any] = body["agent"]
         self._git: Mapping[str, str] | None = self._agent.get("git")
         self._input = "".join(block["text"] for block in body["messages"][0]["content"])
+        self._in_cloud = run.in_cloud
         self._model, self._max_tokens = run.served_model_id, run.max_tokens
         self._text_bytes_max = self._text_bytes_left = stored_bytes.of_answer_at_most(run)
         # The runner adds where it was cut.
@@ -115,7 +116,7 @@ class AgentWork:
             request=None,
             request_bytes_max=LARGE_BODY_LIMIT,
             lines_bytes_max=LINES_BYTES_MAX,
-            with_claude_code=is_claude_code,
+            with_claude_code=is_claude_code and not self._in_cloud,
             login=self._login,
         )
 
@@ -134,7 +135,11 @@ class AgentWork:
             model=self._model, max_tokens=self._max_tokens, seconds=self._agent["timeoutSeconds"]
         )
         return {
-            "program": claude_code.command(model=self._model, max_turns=self._agent.get("maxTurns")),
+            "program": claude_code.command(
+                program=claude_code.IN_IMAGE if self._in_cloud else claude_code.INSIDE,
+                model=self._model,
+                max_turns=self._agent.get("maxTurns"),
+            ),
             "env": {**self._agent["env"], **environment},
             "hasTranscript": True,
         }
@@ -192,6 +197,9 @@ class AgentWork:
             return error_of_refusal(ended.cap_refusal)
         if self._not_cloned:
             return outcomes.refusal_error(GitCloneFailed(reason=self._not_cloned))
+        if self._not_started and self._in_cloud and self._agent["program"] == agents.CLAUDE_CODE:
+            reason = f"the image of the sandbox has no `{claude_code.IN_IMAGE}` on its path that starts."
+            return outcomes.refusal_error(AgentProgramUnavailable(reason=reason))
         if self._not_started:
             return outcomes.refusal_error(AgentFailed(reason=self._not_started))
         code = self._end.exit_code if self._end is not None else None

@@ -31,14 +31,15 @@ class NoEligiblePool(RenseiError):
 
 
 class AgentProgramUnavailable(RenseiError):
-    """A worker that may start the sandbox of the agent does not have its program."""
+    """A worker that may start the sandbox of the agent does not have its program, or its image does not."""
 
     code = "AGENT_PROGRAM_UNAVAILABLE"
     status = 409
     title = "Agent program unavailable"
     message = Said(
         "Claude Code cannot run there: {reason}",
-        "Ask your operator to install it on each worker that starts sandboxes, or give a program of your own.",
+        "Have it installed on each worker that starts sandboxes, or in the image or template of a pool in a cloud, or "
+        "give a program of your own.",
     )
 
 
@@ -84,12 +85,12 @@ class Pool:
 
     def require_claude_code(self) -> None:
         """
-        Check that every worker that may start the sandbox has Claude Code.
+        Check that every worker that may start the sandbox has Claude Code. In a cloud, an image is expected to have it.
 
         :raises AgentProgramUnavailable: if one of them has not
         """
-        if self.provider_id != SANDBOX:
-            raise AgentProgramUnavailable(reason=f"it works in pools of the provider '{SANDBOX}' only.")
+        if self.is_cloud:
+            return
         without = _heard().filter(offers_sandboxes=True, offers_claude_code=False)
         reason = without.values_list("claude_code_refusal", flat=True).first()
         if reason is not None:

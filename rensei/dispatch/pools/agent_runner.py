@@ -30,6 +30,13 @@ GATEWAY = HERE / "gateway"
 TOKEN, STOP = HERE / "token", HERE / "stop"
 WORKSPACE = Path("/workspace")
 PORT = 8080
+# Where systems keep the authorities that they trust.
+AUTHORITIES = (
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+)
 # How long a program that is stopped has to end by itself.
 TERM_SECONDS = 1.5
 REPORT_SECONDS = 0.1
@@ -178,7 +185,10 @@ def kind_of(said: str) -> str:
 async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
     at_most = job["processesMax"]
     address = GATEWAY.read_text() if GATEWAY.exists() else f"http://127.0.0.1:{PORT}"
+    authorities = known_authorities()
     environment = {
+        # Programs of Node.js trust those of the system only if they are told to.
+        **({"NODE_EXTRA_CA_CERTS": authorities} if authorities is not None else {}),
         **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "LANG": "C.UTF-8",
         **job["env"],
@@ -197,6 +207,10 @@ async def start(job: "dict[str, Any]") -> asyncio.subprocess.Process:
         start_new_session=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NPROC, (at_most, at_most)),
     )
+
+
+def known_authorities() -> "str | None":
+    return next((path for path in AUTHORITIES if Path(path).exists()), None)
 
 
 def kill_all() -> None:

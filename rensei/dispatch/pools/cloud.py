@@ -269,7 +269,7 @@ class Cloud(ABC):
         with_claude_code: bool = False,
         login: GitLogin | None = None,
     ) -> "CloudBox":
-        assert not with_claude_code, "A dispatch of Claude Code to a cloud is refused"
+        assert not with_claude_code, "In a cloud, it is a program of the image"
         return self.box(
             box_id,
             token,

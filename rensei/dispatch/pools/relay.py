@@ -21,6 +21,7 @@ from aiohttp import web
 from rensei.core.ids import RUN_ID_HEADER
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
+from rensei.dispatch import agents
 from rensei.dispatch.run_caps import RunCostExceeded
 
 PATH = "/v1/messages"
@@ -51,7 +52,7 @@ _GONE = 499
 _NOT_AGAIN = {"x-should-retry": "false"}
 _PASSED_IN = ("content-type", "accept", "anthropic-version")
 # The one request of a run was priced without betas.
-_PASSED_IN_OF_AGENT = (*_PASSED_IN, "anthropic-beta")
+_PASSED_IN_OF_AGENT = (*_PASSED_IN, "anthropic-beta", agents.AGENT_HEADER, agents.PARENT_HEADER)
 STOP_PATH = "/stop"
 # After an answer, the next call waits for its settlement.
 _AGENT_RETRY_SECONDS = 0.1
