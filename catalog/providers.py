@@ -27,6 +27,8 @@ class ProviderSpec:
     # The audience of the identity tokens that the provider exchanges for its own; empty: it takes keys only.
     federation_audience: str = ""
     # What a key may be bound to at the provider, as people are asked for it; empty: nothing.
+    # What a key is, where that is not clear by itself.
+    key_help: str = ""
     workspace_label: str = ""
     workspace_help: str = ""
     config_keys: tuple[str, ...] = ()

@@ -29,6 +29,7 @@ SPEC = ProviderSpec(
     default_base_url_setting="RENSEI_MODAL_BASE_URL",
     key_page_url="https://modal.com/settings/tokens",
     dearest_search_picodollars=0,
+    key_help="The id and the secret of a token, with a colon between them: ak-…:as-…",
 )
 REFUSED = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 # All sandboxes of this server are in one app of the workspace.

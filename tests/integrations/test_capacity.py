@@ -156,6 +156,7 @@ class TestOnThePages:
         assert page in client.get("/o/acme/settings/integrations/add").content.decode()
         form = client.get(page).content.decode()
         assert "test message" not in form
+        assert ("ak-…:as-…" in form) == (stand_in.provider == "modal")
         assert ("Team and project" in form) == bool(stand_in.workspace_id)
         assert "Workspace ID" not in form
         fields = {"api_key": stand_in.key, "name": "Cloud", "base_url": "", "workspace_id": stand_in.workspace_id}

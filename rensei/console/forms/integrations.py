@@ -33,6 +33,7 @@ class ConnectForm(RefusableForm):
 
     def __init__(self, *args: Any, spec: ProviderSpec, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fields["api_key"].help_text = spec.key_help or self.fields["api_key"].help_text
         self.fields["workspace_id"].label = spec.workspace_label
         self.fields["workspace_id"].help_text = spec.workspace_help
 
