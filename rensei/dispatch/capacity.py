@@ -1,6 +1,6 @@
 """Where an organization's runs can execute now: the built-in pools and its own, the runs on each, and its cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -71,7 +71,7 @@ class PoolState:
 
 def of_org(access: Access) -> list[PoolState]:
     """List the pools of the caller's organization: the built-in ones, those of connected accounts, and its own."""
-    connected = accounts.connected(access.org)
+    connected = accounts.in_use(access.org)
     built_in = [
         CapacityPool(id="", org=access.org, name=name, provider_id=name) for name in (*BUILT_IN, *sorted(connected))
     ]
@@ -79,16 +79,16 @@ def of_org(access: Access) -> list[PoolState]:
 
 
 def states_of(
-    access: Access, named: Sequence[CapacityPool], *, connected: frozenset[str] | None = None
+    access: Access, named: Sequence[CapacityPool], *, connected: Mapping[str, Integration] | None = None
 ) -> list[PoolState]:
     """
     Return pools of the caller's organization as a dispatch would find them now, in the given order.
 
-    :param connected: the clouds in which it has an account, if they are known
+    :param connected: the accounts that it uses by their clouds, if they are known
     """
-    connected = accounts.connected(access.org) if connected is None else connected
+    connected = accounts.in_use(access.org) if connected is None else connected
     refusals = {each: pools.refusal_of(each, connected=connected) for each in CapacityPool.Provider.values}
-    failing = accounts.failing(access.org)
+    failing = {name: each for name, each in connected.items() if each.status == Integration.Status.FAILING}
     taken = slots.taken(now=database_now(), org_id=access.org.pk)
     counts = _live_runs(access)
     return [

@@ -6,7 +6,6 @@ from rest_framework import serializers
 
 from rensei.core.api import CamelSerializer, OptionalText
 from rensei.core.auth_modes import AuthMode, Payer
-from rensei.core.clock import database_now
 from rensei.core.json_fields import BLOCK, METADATA, JSONDocument, anything
 from rensei.core.money import dollars
 from rensei.dispatch import agents
@@ -181,4 +180,4 @@ class RunAnswer(ListedRunAnswer):
     )
 
     def get_waits_for(self, run: Run) -> str | None:
-        return slots.why_waiting(run, now=database_now())
+        return slots.why_waiting(run)

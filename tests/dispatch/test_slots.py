@@ -281,4 +281,4 @@ class TestTheDefaultOfAProject:
 
         project.refresh_from_db()
         assert (project.name, project.pool) == ("Mine", "small")
-        assert "on small" in client.get("/o/acme/settings/projects").content.decode()
+        assert "runs on small" in client.get("/o/acme/settings/projects").content.decode()

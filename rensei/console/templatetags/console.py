@@ -17,7 +17,6 @@ from billing.limits.budget import Budget
 from billing.limits.quota import SharedQuota
 from rensei.console import fixes
 from rensei.core.auth_modes import PAYER_OF, AuthMode
-from rensei.core.clock import database_now
 from rensei.core.money import PICODOLLARS_PER_DOLLAR, dollars
 from rensei.core.token_classes import TOKEN_CLASSES
 from rensei.core.usage import Usage
@@ -262,7 +261,7 @@ def waits_for(run: Run) -> str:
     """Say what a queued run waits for: a slot of its pool, a worker, or the member's machine it was dispatched to."""
     if run.host:
         return f"Waiting for the machine {run.host.name}"
-    full = slots.why_waiting(run, now=database_now())
+    full = slots.why_waiting(run)
     return f"Waiting for a slot. {full}" if full else "Waiting for a worker"
 
 

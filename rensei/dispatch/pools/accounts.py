@@ -77,10 +77,10 @@ def connected(org: Org) -> frozenset[str]:
     return frozenset(found.values_list("provider", flat=True))
 
 
-def failing(org: Org) -> dict[str, Integration]:
-    """Return the accounts in use whose key failed its last test, or was refused since, by their cloud."""
+def in_use(org: Org) -> dict[str, Integration]:
+    """Return the accounts that an organization uses by their cloud, with what is said of their keys."""
     found = Integration.objects.for_org(org).filter(provider__in=CLOUDS, is_default=True)
-    return {each.provider: each for each in found.filter(status=Integration.Status.FAILING)}
+    return {each.provider: each for each in found.only("provider", "name", "status", "last_error")}
 
 
 def open_key(org: Org, provider_id: str, *, why: Why) -> Credential | None:

@@ -13,6 +13,7 @@ from typing import Any
 from django.conf import settings
 from django.db import connection
 
+from rensei.core.clock import database_now
 from rensei.dispatch.models import CapacityPool, Run
 
 # A provider ends a sandbox by itself this long after the deadline of its run, or before.
@@ -81,11 +82,11 @@ def of_pool(org_id: str, pool: str, *, now: datetime) -> Slots:
     return Slots(slots=of_config(config or {}), taken=0)
 
 
-def why_waiting(run: Run, *, now: datetime) -> str | None:
+def why_waiting(run: Run) -> str | None:
     """Return why a queued run waits for its pool, as a sentence, or None if it does not."""
     if run.state != Run.State.QUEUED or not run.in_sandbox:
         return None
-    found = of_pool(run.org_id, run.pool, now=now)
+    found = of_pool(run.org_id, run.pool, now=database_now())
     return sentence(run.pool, found) if found.are_full else None
 
 
