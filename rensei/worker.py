@@ -18,6 +18,7 @@ from django.db.models.functions import Now
 
 from billing.integrity import anchors, seals, witnesses
 from integrations.keys import fingerprints, reminders, rotations
+from integrations.keys.removed_tokens import drop_removed_tokens
 from integrations.providers.base import ADAPTERS
 from integrations.vault import issuer, openings_kept, rotation
 from profiles import stored_bytes as profiles_stored
@@ -250,6 +251,7 @@ class Worker:
                     self._beat()
                     beaten = time.monotonic()
                     unknown_names.store()
+                    drop_removed_tokens()
                 rates.exchange()
                 run_due_jobs(schedule)
                 pause = min(schedule.seconds_left, beaten + HEARTBEAT_SECONDS - time.monotonic())

@@ -15,7 +15,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, MutableMapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -26,7 +26,10 @@ from typing import Any, TypeVar
 import structlog
 from django.conf import settings
 
+from integrations.keys.removed_tokens import drop_removed_tokens
 from integrations.providers.anthropic import relay
+from integrations.providers.anthropic.access_tokens import Version
+from integrations.providers.anthropic.federation import tokens
 from integrations.providers.anthropic.other_models import OtherModel, other_models, provider_chooses
 from integrations.providers.anthropic.relay import Relay
 from integrations.providers.base import Credential, ProviderFailure
@@ -103,7 +106,9 @@ class Gateway:
     def __init__(self) -> None:
         executor = LoadThreads(LOADERS)
         self._changes, self._watcher = DecisionChanges(), LoadThreads(1)
-        watch = ChangeWatch(self._changes.orgs, self._watcher)
+        # The versions of credentials with an access token that were compared with the stored ones.
+        self._checked_tokens: set[Version] = set()
+        watch = ChangeWatch(self._changed_orgs, self._watcher, goes_on=lambda: bool(tokens.versions()))
         self._callers = Callers(executor, watch)
         # A refusal may depend on what is left of a limit, which the watch does not notice.
         self._routes: ShortLivedCache[Route | RenseiError] = ShortLivedCache(
@@ -134,6 +139,15 @@ class Gateway:
         # The calls under way. One whose rows are still being written has nothing to stop yet.
         self._live: dict[asyncio.Task[Any], LiveCall | None] = {}
         self._collection: asyncio.TimerHandle | None = None
+
+    def _changed_orgs(self) -> Collection[str]:
+        """Return the organizations for which something has changed, in the thread that watches."""
+        orgs, held = self._changes.orgs(), tokens.versions()
+        # A credential may have been removed while a token was obtained with it.
+        if orgs or held - self._checked_tokens:
+            drop_removed_tokens()
+        self._checked_tokens = held
+        return orgs
 
     def open_connections(self) -> None:
         """

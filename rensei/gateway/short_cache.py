@@ -45,10 +45,18 @@ class ChangeWatch:
 
     :param changed_orgs: returns the ids of the organizations for which something has changed since its last call, or
         `EVERY_ORG` among them; it runs in the thread of `executor`
+    :param goes_on: whether changes are of interest although no cache holds a value
     """
 
-    def __init__(self, changed_orgs: Callable[[], Collection[str]], executor: Executor) -> None:
+    def __init__(
+        self,
+        changed_orgs: Callable[[], Collection[str]],
+        executor: Executor,
+        *,
+        goes_on: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._changed_orgs = changed_orgs
+        self._goes_on = goes_on
         self._executor = executor
         self._caches: list[ShortLivedCache[Any]] = []
         self._task: asyncio.Task[None] | None = None
@@ -62,7 +70,7 @@ class ChangeWatch:
         self._caches.append(cache)
 
     def start(self) -> None:
-        """Check from now on, until no cache holds a value."""
+        """Check from now on, until no cache holds a value and nothing else asks for it."""
         if self._task is None or self._task.done():
             self._task = asyncio.ensure_future(self._check())
 
@@ -77,7 +85,7 @@ class ChangeWatch:
 
     async def _check(self) -> None:
         loop = asyncio.get_running_loop()
-        while any(cache.holds_values for cache in self._caches):
+        while any(cache.holds_values for cache in self._caches) or self._goes_on():
             began = time.monotonic()
             try:
                 orgs = await loop.run_in_executor(self._executor, self._changed_orgs)

@@ -15,6 +15,7 @@ from django.db import connections
 from integrations.keys import platform
 from integrations.keys import services as integrations
 from integrations.models import Integration, KeyOpening, PlatformKey
+from integrations.providers.anthropic.federation import tokens
 from integrations.vault import openings
 from rensei.core.errors import RenseiError
 from rensei.core.secret import Secret
@@ -23,7 +24,7 @@ from rensei.gateway.short_cache import ShortLivedCache
 from rensei.orgs.access import Access
 from rensei.tokens.services import create_token
 from tests.gateway.line import STANDARD_HEADERS, as_bytes, message
-from tests.integrations.federating import make_federation
+from tests.integrations.federating import make_federation, trust
 from tests.waiting import wait_until
 
 
@@ -76,17 +77,22 @@ class TestAKey:
     def _one_loader(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(app, "LOADERS", 1)
 
-    def forgets(self, token: str, canary: str, remove: Callable[[], object]) -> None:
-        """Use a key, remove it, and wait until nothing holds it although nothing asks any more."""
+    def forgets(self, token: str, canary: str, remove: Callable[[], object], *, told: Callable[[], str] = str) -> None:
+        """
+        Use a key, remove it, and wait until nothing holds it although nothing asks any more.
+
+        :param told: returns the canary after the call, where it is not known before
+        """
 
         async def play() -> tuple[int, int]:
             gateway = app.Gateway()
             loop = asyncio.get_running_loop()
             try:
                 status = await status_of(gateway, token)
-                held = holders_of(canary)
+                secret = canary or told()
+                held = holders_of(secret)
                 await asyncio.to_thread(_then_disconnect, remove)
-                await until(lambda: holders_of(canary) == 0)
+                await until(lambda: holders_of(secret) == 0)
             finally:
                 await loop.run_in_executor(gateway._executor, connections.close_all)
                 await gateway.close()
@@ -103,6 +109,26 @@ class TestAKey:
 
         self.forgets(
             token, canary, lambda: integrations.remove_integration(ada_access, Integration.objects.get(pk=added.pk))
+        )
+
+    def test_the_access_token_of_an_identity_is_dropped(
+        self, ada_access: Access, make_profile: Any, token: str, simulator: Any
+    ) -> None:
+        federation = make_federation()
+        trust(simulator, ada_access.org, federation)
+        tokens.clear()
+        added = integrations.add_integration(ada_access, provider="claude", federation=federation)
+        make_profile(is_default=True)
+
+        def access_token() -> str:
+            (held,) = tokens._tokens.values()
+            return held.secret.reveal()
+
+        self.forgets(
+            token,
+            "",
+            lambda: integrations.remove_integration(ada_access, Integration.objects.get(pk=added.pk)),
+            told=access_token,
         )
 
     def test_of_a_pool_is_dropped(self, metered: Any, token: str, make_key: Any) -> None:

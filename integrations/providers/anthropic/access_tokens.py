@@ -7,11 +7,11 @@ usable token wait for one exchange. After a failed exchange, the next one is tri
 
 import threading
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Collection
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from integrations.providers.base import Credential, ProviderFailure
+from integrations.providers.base import Credential, Federation, ProviderFailure
 from rensei.core.limits import limit
 from rensei.core.secret import Secret
 from rensei.core.transactions import leave_database
@@ -31,6 +31,12 @@ TOKENS_MAX = limit(
     what="Access tokens of federated credentials in memory, each process",
     told="the caller: the oldest one is dropped, and the next call with it waits for an exchange",
 )
+
+
+# The id and the version of a stored credential.
+Version = tuple[str, int]
+# What a token belongs to: a version of a credential, and all that was sent for it.
+_Name = tuple[str, int, str, Federation | None, str, str]
 
 
 @dataclass(slots=True)
@@ -59,10 +65,10 @@ class AccessTokens:
     def __init__(self, exchange: Callable[[Credential], AccessToken]) -> None:
         self._exchange = exchange
         self._lock = threading.Lock()
-        self._tokens: dict[Hashable, AccessToken] = {}
-        self._under_way: dict[Hashable, Future[AccessToken]] = {}
-        self._failed: dict[Hashable, tuple[float, ProviderFailure]] = {}
-        self._rejected: dict[Hashable, list[float]] = {}
+        self._tokens: dict[_Name, AccessToken] = {}
+        self._under_way: dict[_Name, Future[AccessToken]] = {}
+        self._failed: dict[_Name, tuple[float, ProviderFailure]] = {}
+        self._rejected: dict[_Name, list[float]] = {}
 
     def at_hand(self, credential: Credential) -> Secret | None:
         """Return a usable token without waiting. None: the caller has to `obtain` one; of several, one renews."""
@@ -135,6 +141,18 @@ class AccessTokens:
             self._keep_failure(name, always, seconds=REJECTED_FOR_SECONDS)
         return is_each
 
+    def versions(self) -> set[Version]:
+        """List the versions of the credentials of which there is a token. Tokens that have ended are dropped."""
+        now = time.monotonic()
+        with self._lock:
+            self._tokens = {each: held for each, held in self._tokens.items() if now < held.usable_until}
+            return {name[:2] for name in self._tokens}
+
+    def drop(self, versions: Collection[Version]) -> None:
+        """Drop the tokens of these versions of credentials."""
+        with self._lock:
+            self._tokens = {each: held for each, held in self._tokens.items() if each[:2] not in versions}
+
     def clear(self) -> None:
         with self._lock:
             self._tokens.clear()
@@ -144,7 +162,7 @@ class AccessTokens:
     def __len__(self) -> int:
         return len(self._tokens)
 
-    def _exchange_into(self, future: "Future[AccessToken]", name: Hashable, credential: Credential) -> None:
+    def _exchange_into(self, future: "Future[AccessToken]", name: _Name, credential: Credential) -> None:
         try:
             token = self._exchange(credential)
             self._keep(name, token)
@@ -157,7 +175,7 @@ class AccessTokens:
             with self._lock:
                 del self._under_way[name]
 
-    def _keep(self, name: Hashable, token: AccessToken) -> None:
+    def _keep(self, name: _Name, token: AccessToken) -> None:
         now = time.monotonic()
         with self._lock:
             self._failed.pop(name, None)
@@ -167,7 +185,7 @@ class AccessTokens:
                 del self._tokens[next(iter(self._tokens))]  # The oldest: a dict preserves its order.
             self._tokens[name] = token
 
-    def _keep_failure(self, name: Hashable, failure: ProviderFailure, *, seconds: float = FAILED_FOR_SECONDS) -> None:
+    def _keep_failure(self, name: _Name, failure: ProviderFailure, *, seconds: float = FAILED_FOR_SECONDS) -> None:
         now = time.monotonic()
         with self._lock:
             self._failed = {each: held for each, held in self._failed.items() if now < held[0]}
@@ -189,7 +207,7 @@ def _again(failure: ProviderFailure, *, seconds: float) -> ProviderFailure:
     return copied
 
 
-def _name(credential: Credential) -> Hashable:
+def _name(credential: Credential) -> _Name:
     """A token belongs to one version of a credential, and to all that was sent for it."""
     return (
         credential.id,
