@@ -246,6 +246,11 @@ class TestAppendOnly:
 
 
 class TestKept:
+    @pytest.fixture(autouse=True)
+    def _days_are_counted_when_they_are_over(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In the first hour of a day, the day before would not be counted yet."""
+        monkeypatch.setattr(openings_kept, "COUNTED_AFTER", timedelta(0))
+
     def test_counts_a_month_across_days_that_are_counted_and_that_are_not(self, connected: Integration) -> None:
         now = timezone.now()
         month = start_of(month_of(now))
