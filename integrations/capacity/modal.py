@@ -7,8 +7,10 @@ Modal has no other interface than the one of its library: https://modal.com/docs
 import asyncio
 import os
 import re
+import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
+from functools import cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from types import ModuleType
@@ -76,15 +78,24 @@ def is_installed() -> bool:
     return find_spec("modal") is not None
 
 
-def library() -> ModuleType:
-    """
-    Import Modal's library, which takes half a second.
+_importing = threading.Lock()
 
-    It reads settings of its own from the environment and from the home folder, a token among them. None of them is for
-    this server.
+
+def library() -> ModuleType:
+    """Import Modal's library, which takes half a second, once."""
+    with _importing:
+        return _import()
+
+
+@cache
+def _import() -> ModuleType:
+    """
+    Import it without settings of its own from the environment and from the home folder, a token among them.
+
+    None of them is for this server. The environment is changed once: the library and others read it in their threads.
     """
     for name in [name for name in os.environ if name.startswith("MODAL_")]:
-        del os.environ[name]
+        os.environ.pop(name, None)
     os.environ |= {
         "MODAL_CONFIG_PATH": os.devnull,
         "MODAL_DISABLE_API_PROXY": "1",

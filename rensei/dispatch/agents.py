@@ -249,6 +249,11 @@ def ids_in(headers: Mapping[str, str]) -> tuple[str, str]:
     return (agent, parent) if agent else ("", "")
 
 
+def is_of_git(path: str) -> bool:
+    """Return whether a path is in what git keeps for itself, which may name commands that git then runs."""
+    return ".git" in path.casefold().split("/")
+
+
 def path_fault(path: object) -> str:
     """Return why a path is not one of a file below a folder, or ""."""
     if not isinstance(path, str) or not path:
@@ -338,7 +343,8 @@ def _url_fault(url: Any) -> str:
         return "is not valid"
     if "@" in parts.netloc:
         return "has a user name or a token in it, which belongs into `token`"
-    if parts.scheme != "https" or port not in {None, _HTTPS_PORT}:
+    # Git takes the name of a scheme as it is written.
+    if not url.startswith("https://") or port not in {None, _HTTPS_PORT}:
         return f"is none of https on port {_HTTPS_PORT}"
     if not _HOST.fullmatch(parts.hostname or "") or not parts.path.strip("/") or "?" in url or "#" in url:
         return "has not just a host and a path"
@@ -348,8 +354,11 @@ def _url_fault(url: Any) -> str:
 def _ref_fault(ref: Any) -> str:
     if not isinstance(ref, str) or len(ref) > REF_CHARACTERS_MAX or not _REF.fullmatch(ref):
         return "is no name that git has"
-    is_wrong = any(each in ref for each in ("..", "//", "@{")) or any(
-        part.startswith(".") or part.endswith((".", ".lock")) for part in ref.split("/")
+    # Git reads `tag` as the first of two words.
+    is_wrong = (
+        ref == "tag"
+        or any(each in ref for each in ("..", "//", "@{"))
+        or any(part.startswith(".") or part.endswith((".", ".lock")) for part in ref.split("/"))
     )
     return "is no name that git has" if is_wrong else ""
 

@@ -146,7 +146,8 @@ class Gateway:
         # A credential may have been removed while a token was obtained with it.
         if orgs or held - self._checked_tokens:
             drop_removed_tokens()
-        self._checked_tokens = held
+        # What was dropped may come back, by a renewal that was under way.
+        self._checked_tokens = held & tokens.versions()
         return orgs
 
     def open_connections(self) -> None:

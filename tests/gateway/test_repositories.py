@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from rensei.dispatch import agents, services, withheld
 from rensei.dispatch.admission import admit, repeating
 from rensei.dispatch.admission.requests import DispatchRequest, messages_from
 from rensei.dispatch.execution.sandboxes import Sandboxes
-from rensei.dispatch.models import Run
+from rensei.dispatch.models import Run, RunFile
 from rensei.dispatch.pools import GitHostNotAllowed, agent_runner
 from rensei.dispatch.pools.driver import GitLogin
 from rensei.orgs.access import Access
@@ -76,8 +76,15 @@ def cloud(
     return stand_in
 
 
-def dispatch(access: Access, *, pool: str = "with-git", program: Any = SHOWS, **git: Any) -> Run:
-    spec = {"program": program, "git": {"url": URL, **git}, "files": [{"path": "mine.txt", "content": "Mine.\n"}]}
+def dispatch(
+    access: Access, *, pool: str = "with-git", program: Any = SHOWS, outputs: Sequence[str] = (), **git: Any
+) -> Run:
+    spec = {
+        "program": program,
+        "git": {"url": URL, **git},
+        "files": [{"path": "mine.txt", "content": "Mine.\n"}],
+        "outputs": list(outputs),
+    }
     request = DispatchRequest(
         profile_id="prof_deep",
         messages=messages_from(text="My task.", messages=None),
@@ -92,9 +99,13 @@ class TestAnAgent:
     def test_works_in_one_revision_of_a_repository(
         self, byok: Any, cloud: StandIn, repository: GitServer, ada_access: Access, finish: Any, simulator: Any
     ) -> None:
-        run = finish(dispatch(ada_access, ref="other"))
+        run = finish(dispatch(ada_access, ref="other", outputs=["**"]))
 
         assert (run.state, run.error) == (Run.State.SUCCEEDED, None)
+        # Git would run commands that its own files name, on the machine that they are downloaded to.
+        kept = set(RunFile.objects.filter(run=run).values_list("path", flat=True))
+        assert "mine.txt" in kept
+        assert not any(agents.is_of_git(path) for path in kept)
         assert run.output_text == "Second.\nSecond\nMine.\nagain\n"
         assert log_of(run) == f"Cloned {URL} at {repository.head}.\n"
         assert set(repository.asked) == {None}

@@ -151,9 +151,9 @@ def _download(client: Client, run_id: str, folder: Path | None) -> None:
     for file in kept:
         parts = PurePosixPath(file["path"]).parts
         place = folder.joinpath(*parts)
-        # A link in the folder could lead out of it, and a server may be wrong.
-        if ".." in parts or not place.resolve().is_relative_to(folder.resolve()):
-            raise Refused("FILE_UNREADABLE", f"{file['path']} leads out of {folder}.")
+        # A link in the folder could lead out of it, and a server may be wrong. Git runs commands that its files name.
+        if {"..", ".git"} & {part.casefold() for part in parts} or not place.resolve().is_relative_to(folder.resolve()):
+            raise Refused("FILE_UNREADABLE", f"{file['path']} leads out of {folder}, or is git's.")
         with client.stream("GET", at("runs", run_id, "files", file["id"]), body=None, query={}, headers={}) as answer:
             content = answer.read()
         try:

@@ -229,6 +229,7 @@ class AgentWork:
         self._require(
             self._outputs_bytes_left >= 0
             and not agents.path_fault(path)
+            and not agents.is_of_git(path)
             and path not in self._is_whole
             and len(self._pieces) < agents.OUTPUTS_MAX + (path in self._pieces)
         )

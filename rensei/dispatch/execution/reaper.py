@@ -30,13 +30,13 @@ def reap() -> None:
     """Requeue, end or send a wake-up for every run without a live worker. A failure of one run affects no other."""
     now = database_now()
     claims.requeue_unsent(now=now)
-    too_long = {run.id: run for run in claims.waiting_too_long(now=now, limit=AT_ONCE)}
-    jobs.for_each(too_long, lambda run_id: _end_waiting(too_long[run_id], now=now), job="pool-full")
     abandoned = claims.abandoned(now=now)
     run_ids = list(abandoned.values_list("id", flat=True)[:AT_ONCE])
     jobs.for_each(run_ids, partial(_end, among=abandoned, now=now), job="reap")
     sandboxes.note_dead()
     jobs.for_each(claims.unanswered(now=now), wake_up.notify_workers, job="wake-up")
+    too_long = {run.id: run for run in claims.waiting_too_long(now=now, limit=AT_ONCE)}
+    jobs.for_each(too_long, lambda run_id: _end_waiting(too_long[run_id], now=now), job="pool-full")
 
 
 def _end(run_id: str, *, among: QuerySet[Run], now: datetime) -> None:
@@ -51,7 +51,10 @@ def _end(run_id: str, *, among: QuerySet[Run], now: datetime) -> None:
 
 def _end_waiting(run: Run, *, now: datetime) -> None:
     """End a run for which no slot of its pool became free in time. It has cost nothing."""
-    taken = slots.of_pool(run.org_id, run.pool, now=now)
+    taken = slots.of_pool(run.org_id, run.pool, now=database_now())
+    if not taken.are_full:
+        # One became free while others were ended.
+        return
     minutes = settings.RENSEI_POOL_WAIT_SECONDS / 60
     reason = f"{slots.sentence(run.pool, taken)} A run waits for {minutes:g} minutes at most."
     error = outcomes.refusal_error(PoolFull(reason=reason))

@@ -449,7 +449,12 @@ def keep(path: Path, name: str) -> None:
 
 
 def names(folder: Path) -> "Iterator[Path]":
-    """List what is below a folder, in the order of its names, without following links, and only so much of it."""
+    """
+    List what is below a folder, in the order of its names, without following links, and only so much of it.
+
+    What git keeps for itself is no work of a program. On the machine that it is downloaded to, git would run commands
+    that are named in it.
+    """
     waiting, left = [folder], NAMES_MAX
     while waiting and left > 0:
         with suppress(OSError), os.scandir(waiting.pop()) as found:
@@ -458,7 +463,8 @@ def names(folder: Path) -> "Iterator[Path]":
                 left -= 1
                 if left < 0:
                     break
-                entries.append(entry)
+                if entry.name.casefold() != ".git":
+                    entries.append(entry)
             entries.sort(key=lambda entry: entry.name)
             yield from (Path(entry.path) for entry in entries if not entry.is_dir(follow_symlinks=False))
             folders = [Path(entry.path) for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -21,7 +21,7 @@ ENDS_AFTER_DEADLINE = timedelta(minutes=1)
 
 # The conditions of partial indexes in the same form: SQLite compares them term by term.
 _TAKEN = """
-SELECT taken.org_id, taken.pool, COUNT(*), MAX(CAST(pool.config ->> 'slots' AS integer))
+SELECT taken.org_id, taken.pool, COUNT(*)
 FROM (
     SELECT box.org_id, box.pool
     FROM dispatch_sandbox box LEFT JOIN dispatch_run run ON run.id = box.run_id
@@ -32,7 +32,6 @@ FROM (
     WHERE run.state = 'RUNNING' AND run.via = 'queue' AND NOT (run.auth_mode = 'host-session') AND run.in_sandbox
         AND NOT EXISTS (SELECT 1 FROM dispatch_sandbox box WHERE box.run_id = run.id AND box.epoch = run.epoch) {of_run}
 ) taken
-LEFT JOIN dispatch_capacitypool pool ON pool.org_id = taken.org_id AND pool.name = taken.pool
 GROUP BY taken.org_id, taken.pool
 """
 
@@ -50,7 +49,9 @@ class Slots:
 
 
 def of_config(config: Mapping[str, Any]) -> int:
-    return int(config.get("slots", settings.RENSEI_POOL_SLOTS))
+    """Return the slots of a pool. A value that was stored before it was checked counts as not given."""
+    given = config.get("slots")
+    return given if type(given) is int and given > 0 else settings.RENSEI_POOL_SLOTS
 
 
 def taken(*, now: datetime, org_id: str | None = None) -> dict[tuple[str, str], Slots]:
@@ -63,9 +64,12 @@ def taken(*, now: datetime, org_id: str | None = None) -> dict[tuple[str, str], 
     with connection.cursor() as cursor:
         cursor.execute(_TAKEN.format(of_box=of_box, of_run=of_run), values)
         rows = cursor.fetchall()
+    if not rows:
+        return {}
+    made = CapacityPool.objects.filter(org__in={org for org, _, _ in rows}, name__in={pool for _, pool, _ in rows})
+    config_of = {(org, pool): config for org, pool, config in made.values_list("org_id", "name", "config")}
     return {
-        (org, pool): Slots(slots=settings.RENSEI_POOL_SLOTS if slots is None else slots, taken=count)
-        for org, pool, count, slots in rows
+        (org, pool): Slots(slots=of_config(config_of.get((org, pool), {})), taken=count) for org, pool, count in rows
     }
 
 

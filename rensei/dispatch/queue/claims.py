@@ -245,13 +245,19 @@ def abandoned(*, now: datetime) -> QuerySet[Run]:
 
 
 def waiting_too_long(*, now: datetime, limit: int) -> list[Run]:
-    """Return the queued runs that have waited too long for a slot of their pool, which is full now."""
+    """
+    Return the queued runs that have waited too long for a slot of their pool, which is full now.
+
+    Not those that were claimed before: the sandbox of such a run may hold the slot for which it waits.
+    """
     full: dict[str, list[str]] = {}
     for org_id, pool in slots.full(now=now):
         full.setdefault(org_id, []).append(pool)
     found: list[Run] = []
     for org_id, names in full.items():
-        waiting = Run.objects.filter(org=org_id, in_sandbox=True, pool__in=names, state=Run.State.QUEUED)
+        waiting = Run.objects.live().filter(
+            org=org_id, in_sandbox=True, pool__in=names, state=Run.State.QUEUED, epoch=0
+        )
         late = waiting.filter(created_at__lte=now - timedelta(seconds=settings.RENSEI_POOL_WAIT_SECONDS))
         found += late.select_related("project").order_by("id")[: limit - len(found)]
     return found
