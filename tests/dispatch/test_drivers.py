@@ -562,6 +562,8 @@ class TestModal:
         monkeypatch.setenv("MODAL_TOKEN_ID", "ak-other")
         monkeypatch.setenv("MODAL_SERVER_URL", "http://127.0.0.1:9")
         monkeypatch.setenv("MODAL_ENVIRONMENT", "other")
+        # As at the start of a process.
+        account_api._import.cache_clear()
 
         async def work() -> list[str]:
             async with drivers(modal) as driver:
