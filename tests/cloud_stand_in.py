@@ -144,14 +144,17 @@ class Command:
             await self.changed.wait_for(lambda: self.is_over)
 
     async def note(self) -> None:
-        async for record in output_of(self.process):
-            async with self.changed:
-                self.records.append(record)
-                self.changed.notify_all()
-        code = await asyncio.to_thread(self.process.wait)
-        if self.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                self.process.stdin.close()
+        try:
+            async for record in output_of(self.process):
+                async with self.changed:
+                    self.records.append(record)
+                    self.changed.notify_all()
+            code = await asyncio.to_thread(self.process.wait)
+        finally:
+            # At the end of the stand-in too, while a command goes on.
+            if self.process.stdin is not None:
+                with contextlib.suppress(OSError):
+                    self.process.stdin.close()
         async with self.changed:
             if not self.box.is_dead:
                 self.exit_code = code
